@@ -1,0 +1,1 @@
+"""Data: audio files, manifests, synthetic speech and augmentation."""
