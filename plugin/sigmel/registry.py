@@ -1,10 +1,242 @@
-"""Stub until the next commit."""
+"""Kinds, names and classes: how a name in a configuration becomes a class, ours or anybody's.
+
+A class is registered in one of two ways. With the decorator, once its module has been imported::
+
+    @register("encoder", "my_encoder")
+    class MyEncoder(torch.nn.Module): ...
+
+or by its distribution, in the entry-point group ``sigmel.plugins``, under ``<kind>.<name>``::
+
+    [options.entry_points]
+    sigmel.plugins =
+        encoder.my_encoder = my_package.encoder:MyEncoder
+
+An entry point is loaded when its name is asked for, so looking at what exists imports nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple, TypeVar
+
 from sigmel.errors import SigmelError
+
+GROUP = "sigmel.plugins"
+
+T = TypeVar("T", bound=type)
 
 
 class RegistryError(SigmelError):
-    pass
+    """A name that cannot be registered, found or loaded."""
 
 
-def register(kind, name):
-    return lambda cls: cls
+class Contract(NamedTuple):
+    """What a class must have to be of a kind.
+
+    Attributes:
+        methods: name -> the positional arguments it is called with.
+        attributes: names that instances carry; a class shows them as class attributes, properties or annotations.
+    """
+
+    methods: dict[str, tuple[str, ...]]
+    attributes: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Contract] = {
+    "encoder": Contract(
+        {"forward": ("features", "lengths"), "output_size": ()},
+        attributes=("input_size", "subsampling_factor"),
+    ),
+    "frontend": Contract({"forward": ("waveforms", "lengths"), "output_size": ()}),
+    "attention": Contract(
+        {
+            "forward": ("x", "mask", "rotary"),
+            "step": ("x", "state", "mask", "left_context", "rotary"),
+            "initial_state": ("batch_size", "left_context"),
+        }
+    ),
+    "router": Contract({"forward": ("x",)}),
+    "decoder": Contract({"forward": ("tokens", "lengths")}),
+    "corrector": Contract({"correct": ("texts",)}),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        name: what a configuration calls it.
+        location: ``module:Class``.
+        source: the distribution that declares it, or ``@register``.
+        problem: why it cannot be used, as far as can be told without loading it; empty when nothing is known.
+    """
+
+    kind: str
+    name: str
+    location: str
+    source: str
+    problem: str = ""
+
+
+_registered: dict[tuple[str, str], type] = {}
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class decorator: makes the class known as ``name`` of ``kind``.
+
+    Registering the same class again (a module that is reloaded) replaces it.
+
+    Raises:
+        RegistryError: the kind is unknown, the name is taken or not made of letters, digits, ``_``, ``-`` and ``.``,
+            or the class does not meet the contract of its kind.
+    """
+    problem = _name_problem(kind, name)
+    if problem:
+        raise RegistryError(problem)
+
+    def decorate(cls: T) -> T:
+        _check_contract(kind, name, cls)
+        for other in entries():
+            if (other.kind, other.name) == (kind, name) and other.location != _location(cls):
+                raise RegistryError(
+                    f"{kind} {name!r} is already {other.location} ({other.source}); "
+                    f"give {_location(cls)} another name"
+                )
+        _registered[kind, name] = cls
+        return cls
+
+    return decorate
+
+
+def get(kind: str, name: str) -> type[Any]:
+    """Returns the class registered as ``name`` of ``kind``, importing its module if need be.
+
+    Raises:
+        RegistryError: the kind or the name is unknown (the nearest names are given), two distributions claim the
+            name, its entry point fails to load, or the class does not meet the contract of its kind.
+    """
+    found = [entry for entry in entries() if (entry.kind, entry.name) == (kind, name)]
+    if not found:
+        _check_kind(kind)
+        raise RegistryError(f"unknown {kind} {name!r}; {_nearest(name, names(kind))}")
+    entry = found[0]
+    if entry.problem:
+        raise RegistryError(entry.problem)
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    try:
+        cls = EntryPoint(f"{kind}.{name}", entry.location, GROUP).load()
+    except Exception as error:  # Whatever a stranger's module raises while it is imported.
+        raise RegistryError(
+            f"{kind} {name!r} of {entry.source} cannot be loaded from {entry.location}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check_contract(kind, name, cls)
+    return cls
+
+
+def names(kind: str) -> list[str]:
+    """The names registered for a kind, sorted; raises RegistryError when there is no such kind."""
+    _check_kind(kind)
+    return sorted({entry.name for entry in entries() if entry.kind == kind})
+
+
+def entries() -> list[Entry]:
+    """Everything registered, sorted by kind and name; imports nothing.
+
+    A name that two sources claim appears once for each, and a malformed entry point appears too, each with its
+    ``problem``.
+    """
+    declared = _declared(tuple(sys.path))
+    known = {(entry.kind, entry.name, entry.location) for entry in declared}
+    decorated = [Entry(kind, name, _location(cls), "@register") for (kind, name), cls in _registered.items()]
+    everything = [*declared, *(entry for entry in decorated if (entry.kind, entry.name, entry.location) not in known)]
+    claims: dict[tuple[str, str], list[Entry]] = {}
+    for entry in everything:
+        claims.setdefault((entry.kind, entry.name), []).append(entry)
+    for (kind, name), rivals in claims.items():
+        if len(rivals) > 1:
+            who = " and ".join(f"{rival.location} ({rival.source})" for rival in rivals)
+            problem = f"{kind} {name!r} is claimed by {who}; uninstall or rename one of them"
+            claims[kind, name] = [replace(rival, problem=rival.problem or problem) for rival in rivals]
+    return sorted(
+        (entry for rivals in claims.values() for entry in rivals), key=lambda e: (e.kind, e.name, e.source, e.location)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _declared(path: tuple[str, ...]) -> list[Entry]:
+    """The entries declared by installed distributions; ``path`` is sys.path, on which the answer depends."""
+    found = []
+    for point in entry_points(group=GROUP):
+        kind, _, name = point.name.partition(".")
+        source = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+        problem = _name_problem(kind, name)
+        if not problem and not re.fullmatch(r"[\w.]+:[\w.]+", point.value):
+            problem = f"{point.value!r} is not <module>:<class>"
+        if problem:
+            problem = f"{source} declares the entry point {point.name!r}: {problem}"
+        found.append(Entry(kind, name, point.value, source, problem))
+    return found
+
+
+def _location(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of an error message: what ``word`` may have meant, and what there is."""
+    choices = sorted(choices)
+    if not choices:
+        return "none is registered"
+    near = difflib.get_close_matches(word, choices)
+    hint = f"did you mean {' or '.join(repr(choice) for choice in near)}? " if near else ""
+    return f"{hint}There is {', '.join(choices)}"
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise RegistryError(f"unknown kind {kind!r}; {_nearest(kind, KINDS)}")
+
+
+def _name_problem(kind: str, name: str) -> str:
+    if kind not in KINDS:
+        return f"unknown kind {kind!r}; {_nearest(kind, KINDS)}"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        return f"{name!r} cannot be the name of a {kind}; use letters, digits, '_', '-' and '.'"
+    return ""
+
+
+def _check_contract(kind: str, name: str, cls: object) -> None:
+    """Raises RegistryError with everything that ``cls`` lacks to be of ``kind``."""
+    if not isinstance(cls, type):
+        raise RegistryError(f"{kind} {name!r} must be a class, not {cls!r}")
+    contract = KINDS[kind]
+    faults = []
+    for method, arguments in contract.methods.items():
+        call = f"{method}({', '.join(arguments)})"
+        function = getattr(cls, method, None)
+        # torch.nn.Module gives every subclass a forward() that only raises.
+        if not callable(function) or getattr(function, "__name__", "") == "_forward_unimplemented":
+            faults.append(f"has no method {call}")
+            continue
+        bound = isinstance(inspect.getattr_static(cls, method), (classmethod, staticmethod))
+        try:
+            inspect.signature(function).bind(*arguments if bound else (cls, *arguments))
+        except TypeError as error:
+            faults.append(f"cannot be called as {call}: {error}")
+    declared = {attribute for base in cls.__mro__ for attribute in inspect.get_annotations(base)}
+    for attribute in contract.attributes:
+        if attribute not in declared and not hasattr(cls, attribute):
+            faults.append(f"has no attribute {attribute} (declare it in the class body, as in `{attribute}: int`)")
+    if faults:
+        raise RegistryError(f"{_location(cls)} is not a valid {kind} ({name!r}): it {'; it '.join(faults)}")

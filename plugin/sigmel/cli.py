@@ -1,0 +1,57 @@
+"""The command ``sigmel``: one verb a module, imported only when it is the verb asked for.
+
+A verb's module offers ``add_arguments(parser)`` and ``run(arguments) -> int``, the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import sigmel
+from sigmel.errors import SigmelError
+
+VERBS = {
+    "list": ("sigmel.listing", "what is registered, and where it comes from"),
+    "doctor": ("sigmel.doctor", "what this machine offers, and what is broken"),
+    "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
+    "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
+    "plot": ("sigmel.analysis.plots", "training curves and expert use as PNG files"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit status: 2 for an error the user can mend, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # A terminal that cannot show a character is no failure.
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="sigmel", description="Omni-router speech encoders: tools.")
+    parser.add_argument("--version", action="version", version=sigmel.__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        for verb, (module, summary) in VERBS.items():
+            subparser = verbs.add_parser(verb, help=summary, description=f"sigmel {verb}: {summary}.")
+            if verb == asked:
+                importlib.import_module(module).add_arguments(subparser)
+        arguments = parser.parse_args(argv)
+        status = importlib.import_module(VERBS[arguments.verb][0]).run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # The reader has seen enough, as in `sigmel list | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (SigmelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
