@@ -1,0 +1,1 @@
+"""What models did: scores, tables, plots, routing statistics."""

@@ -1,0 +1,1 @@
+"""Building blocks that compose ops: attention, positions, convolution, subsampling, routing, experts."""

@@ -1,0 +1,84 @@
+"""The feed-forward of a layer: one, or one for each expert."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sigmel.errors import SigmelError
+from sigmel.layers.routing import Router, RoutingDecision
+from sigmel.ops import expert_mlp
+from sigmel.ops.experts.reference import ACTIVATIONS
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, dropout, linear.
+
+    Args:
+        d_model: D.
+        ff_size: F.
+        activation: "relu", "gelu" or "silu".
+        dropout: probability, after the activation.
+    """
+
+    def __init__(self, d_model: int, ff_size: int, activation: str, dropout: float):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        self.activation = ACTIVATIONS[activation]
+        self.linear1 = nn.Linear(d_model, ff_size)
+        self.linear2 = nn.Linear(ff_size, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, T, D) from (B, T, D)."""
+        return self.linear2(self.dropout(self.activation(self.linear1(u))))
+
+
+class ExpertFeedForward(nn.Module):
+    """A feed-forward for each expert; the router, which is not owned here, says which one a frame goes to.
+
+    Args:
+        d_model: D.
+        ff_size: F, of one expert.
+        num_experts: E.
+        activation: "relu", "gelu" or "silu".
+    """
+
+    def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.w1 = nn.Parameter(torch.empty(num_experts, ff_size, d_model))
+        self.b1 = nn.Parameter(torch.empty(num_experts, ff_size))
+        self.w2 = nn.Parameter(torch.empty(num_experts, d_model, ff_size))
+        self.b2 = nn.Parameter(torch.empty(num_experts, d_model))
+        for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
+            bound = weight.shape[-1] ** -0.5  # as nn.Linear
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    @torch.no_grad()
+    def copy_dense(self, linear1: nn.Linear, linear2: nn.Linear) -> None:
+        """Make every expert the same dense feed-forward ("upcycling", arXiv 2212.05055)."""
+        for mine, dense in ((self.w1, linear1.weight), (self.w2, linear2.weight)):
+            mine.copy_(dense)
+        for mine, bias in ((self.b1, linear1.bias), (self.b2, linear2.bias)):
+            mine.zero_() if bias is None else mine.copy_(bias)
+
+    def forward(self, u: Tensor, router: Router, valid: Tensor) -> tuple[Tensor, RoutingDecision]:
+        """Route and transform u (B, T, D); frames where `valid` (B, T) is false come out as zero."""
+        decision = router(u)
+        experts = torch.where(valid[..., None], decision.experts, -1)
+        out = expert_mlp(
+            u.flatten(0, 1),
+            experts.flatten(0, 1),
+            decision.gates.flatten(0, 1),
+            self.w1,
+            self.b1,
+            self.w2,
+            self.b2,
+            self.activation,
+        )
+        return out.view_as(u), decision

@@ -1,0 +1,174 @@
+"""Which expert a frame goes to.
+
+A router is shared or not; everything else is the same code. `dense`: no router. `switch`: one a layer. `omni`: one
+for every layer. `path:k`: one for every k consecutive layers. The decision is taken again at each layer, from that
+layer's own input.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sigmel.errors import SigmelError
+
+
+class RoutingDecision(NamedTuple):
+    """What a router said at one layer.
+
+    Attributes:
+        logits: (B, T, E) float32 scores.
+        experts: (B, T, K) int64 chosen experts, best first.
+        gates: (B, T, K) float32 weights of the chosen experts: their probabilities, which sum to 1 over all E, not
+            over K (see `Router` for normalised ones).
+    """
+
+    logits: Tensor
+    experts: Tensor
+    gates: Tensor
+
+
+class Router(nn.Module):
+    """`softmax(W u + b)` over the experts, of which the `top_k` best are chosen (arXiv 2507.05724; 2101.03961).
+
+    Scores are float32 whatever the model's dtype, since a rounded score changes the choice.
+
+    Args:
+        d_model: D.
+        num_experts: E.
+        top_k: K.
+        jitter: in training the input is multiplied by noise, uniform in [1 - jitter, 1 + jitter].
+        normalize_gates: divide the gates by their sum over K, so that copies of one dense feed-forward give its own
+            output. The sum counts as a constant in the gradient: with top-1 the router would learn nothing otherwise.
+    """
+
+    def __init__(
+        self, d_model: int, num_experts: int, top_k: int = 1, jitter: float = 0.0, normalize_gates: bool = False
+    ):
+        super().__init__()
+        self.top_k = top_k
+        self.jitter = jitter
+        self.normalize_gates = normalize_gates
+        self.linear = nn.Linear(d_model, num_experts)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.linear.out_features
+
+    def forward(self, u: Tensor) -> RoutingDecision:
+        """Route (B, T, D) frames, the layer-normed input of the feed-forward."""
+        if self.training and self.jitter:
+            u = u * torch.empty_like(u).uniform_(1 - self.jitter, 1 + self.jitter)
+        with torch.autocast(u.device.type, enabled=False):
+            logits = F.linear(u.float(), self.linear.weight.float(), self.linear.bias.float())
+        gates, experts = logits.softmax(-1).topk(self.top_k, dim=-1)
+        if self.normalize_gates:
+            gates = gates / gates.detach().sum(-1, keepdim=True)
+        return RoutingDecision(logits, experts, gates)
+
+
+class ExpertGroup(NamedTuple):
+    """Layers that may share a router: they have the same number of experts."""
+
+    layers: tuple[int, ...]
+    experts: int
+
+
+def parse_expert_layers(spec: str, num_layers: int, experts: int) -> list[ExpertGroup]:
+    """Which layers have experts.
+
+    Args:
+        spec: "all"; "every:n", the n-th, 2n-th, ... layer; or groups "layers x experts" that follow each other and
+            make up the whole stack, such as "4x2-4x4" for eight layers (arXiv 2507.05724).
+        num_layers: layers of the stack.
+        experts: experts of a layer, where the groups do not say.
+
+    Raises:
+        SigmelError: the text is none of these, or does not fit the stack.
+    """
+    if spec == "all":
+        return [ExpertGroup(tuple(range(num_layers)), experts)]
+    if match := re.fullmatch(r"every:([1-9]\d*)", spec):
+        n = int(match[1])
+        if n > num_layers:
+            raise SigmelError(f"expert_layers: '{spec}' leaves no layer with experts in a stack of {num_layers}")
+        return [ExpertGroup(tuple(range(n - 1, num_layers, n)), experts)]
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(-[1-9]\d*x[1-9]\d*)*", spec):
+        raise SigmelError(f"expert_layers: '{spec}' is not 'all', 'every:<n>' or groups such as '4x2-4x4'")
+    groups, first = [], 0
+    for size, count in (map(int, group.split("x")) for group in spec.split("-")):
+        groups.append(ExpertGroup(tuple(range(first, first + size)), count))
+        first += size
+    if first != num_layers:
+        raise SigmelError(f"expert_layers: the groups of '{spec}' make {first} layers; the stack has {num_layers}")
+    return groups
+
+
+def build_routers(
+    routing: str,
+    groups: list[ExpertGroup],
+    d_model: int,
+    top_k: int = 1,
+    jitter: float = 0.0,
+    normalize_gates: bool = False,
+) -> tuple[nn.ModuleList, dict[int, int]]:
+    """The distinct routers of a stack, and which of them each layer uses.
+
+    Args:
+        routing: "dense", "switch", "omni" or "path:<k>". Omni shares one router in each group.
+        groups: layers with experts, from `parse_expert_layers`.
+        d_model, top_k, jitter, normalize_gates: see `Router`.
+
+    Returns:
+        The routers, and {layer: index of its router}; a layer that is not there is dense.
+
+    Raises:
+        SigmelError: an unknown routing, fewer than two experts, top_k outside 1..experts, or a k that does not divide
+            the number of layers it is to share.
+    """
+    path = re.fullmatch(r"path:([1-9]\d*)", routing)
+    if routing not in ("dense", "switch", "omni") and not path:
+        raise SigmelError(f"routing: '{routing}' is none of dense, switch, omni, path:<k>")
+    if routing == "dense":
+        return nn.ModuleList(), {}
+    routers, index = nn.ModuleList(), {}
+    for layers, experts in groups:
+        if experts < 2:
+            raise SigmelError(f"experts: {experts} leaves nothing to route; take 2 or more, or routing: dense")
+        if not 1 <= top_k <= experts:
+            raise SigmelError(f"top_k: {top_k} of {experts} experts; it must be from 1 to experts")
+        shared = 1 if routing == "switch" else len(layers) if path is None else int(path[1])
+        if len(layers) % shared:
+            raise SigmelError(f"routing: '{routing}' does not divide the {len(layers)} layers with experts")
+        for position, layer in enumerate(layers):
+            if position % shared == 0:
+                routers.append(Router(d_model, experts, top_k, jitter, normalize_gates))
+            index[layer] = len(routers) - 1
+    return routers, index
+
+
+def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
+    """`E * sum_e f_e P_e` (arXiv 2101.03961, eq. 4): 1 when balanced, up to E when one expert takes all.
+
+    Args:
+        decision: of one layer.
+        valid: (B, T) bool; other frames do not count.
+    """
+    experts = decision.logits.shape[-1]
+    weight = valid.float() / valid.sum().clamp(min=1)  # (B, T)
+    chosen = F.one_hot(decision.experts, experts).float().mean(2)  # (B, T, E), over the K choices
+    fraction = torch.einsum("bt,bte->e", weight, chosen)
+    probability = torch.einsum("bt,bte->e", weight, decision.logits.softmax(-1))
+    return experts * (fraction * probability).sum()
+
+
+def router_z_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of the scores over valid frames, which keeps them small (arXiv 2202.08906, eq. 5)."""
+    return (decision.logits.logsumexp(-1).square() * valid).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,93 @@
+"""`torch.ops.sigmel.expert_mlp`: schema, fake kernels, autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sigmel.ops.experts import reference
+
+
+@torch.library.custom_op("sigmel::expert_mlp", mutates_args=())
+def _expert_mlp(
+    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    return reference.sorted_experts(x, experts, gates, w1, b1, w2, b2, activation)
+
+
+@_expert_mlp.register_fake
+def _(x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), x.new_empty(x.shape[0] * experts.shape[1], w1.shape[1])
+
+
+@torch.library.custom_op("sigmel::expert_mlp_backward", mutates_args=())
+def _expert_mlp_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return reference.sorted_experts_backward(grad, hidden, x, experts, gates, w1, b1, w2, b2, activation)
+
+
+@_expert_mlp_backward.register_fake
+def _(grad, hidden, x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in (x, gates, w1, b1, w2, b2))
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.activation = inputs
+    ctx.save_for_backward(output[1], *tensors)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    grad_x, *grads = torch.ops.sigmel.expert_mlp_backward(grad.contiguous(), *ctx.saved_tensors, ctx.activation)
+    return grad_x, None, *grads, None
+
+
+_expert_mlp.register_autograd(_backward, setup_context=_save)
+
+
+def expert_mlp(
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: str = "silu",
+) -> Tensor:
+    """Feed-forward of routed experts, `sum_k gates[n, k] * FFN[experts[n, k]](x[n])`, without dropping a frame.
+
+    Switch Transformer (arXiv 2101.03961, section 2.1); used so by the Omni-router paper (arXiv 2507.05724).
+    Under autocast x and the parameters are cast to the autocast dtype, as for a linear layer.
+
+    Args:
+        x: (N, D) frames.
+        experts: (N, K) int64, chosen experts in [0, E); -1 excludes a frame, whose output is zero.
+        gates: (N, K) weight of each choice.
+        w1: (E, F, D) first projections; b1: (E, F) their biases.
+        w2: (E, D, F) second projections; b2: (E, D) their biases.
+        activation: "relu", "gelu" or "silu". Default: "silu".
+
+    Returns:
+        (N, D) outputs in the dtype of x (of autocast, where it is on).
+
+    Raises:
+        ValueError: an unknown activation.
+    """
+    if activation not in reference.ACTIVATIONS:
+        raise ValueError(f"activation: {activation!r} is none of {', '.join(reference.ACTIVATIONS)}")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
+    out, _ = torch.ops.sigmel.expert_mlp(x, experts, gates, w1, b1, w2, b2, activation)
+    return out
