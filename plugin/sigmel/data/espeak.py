@@ -1,0 +1,177 @@
+"""Speech from eSpeak NG, through the shared library inside the `espeakng-loader` wheel.
+
+eSpeak NG (https://github.com/espeak-ng/espeak-ng) is a small formant synthesiser: a hundred speakers, a hundred
+languages, no network and no model. It sounds like a machine, but a recogniser can be trained on it.
+
+The C library keeps the state of its oscillators and its random numbers in globals that nothing resets, so the second
+time a text is spoken it comes out slightly different. Each :class:`EspeakVoice` therefore loads the library afresh
+(about 2 ms): what it says depends on its arguments and on what it said before, and on nothing else. For the same
+reason a process can hold only one at a time, and threads must not share it.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import functools
+import os
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+import numpy as np
+
+from sigmel.errors import SigmelError
+
+SAMPLE_RATE = 22050
+
+# Constants of espeak-ng/speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_DONT_EXIT = 0x8000
+_POS_CHARACTER = 1
+_CHARS_UTF8 = 1
+_PHONEMES = 0x100
+_PARAMETERS = {"speed": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 100), "pitch_range": (4, 0, 100)}
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+# These two speakers never repeat themselves, not even in a library loaded afresh.
+_UNREPEATABLE = {"Reed", "caleb"}
+
+
+def synthesize(text: str, voice: str = "en-us", **settings: int) -> np.ndarray:
+    """Speak one text with a fresh :class:`EspeakVoice`, which documents the arguments, the result and the errors."""
+    with EspeakVoice(voice, **settings) as speaker:
+        return speaker.say(text)
+
+
+class EspeakVoice:
+    """A speaker with a manner of speaking; use it in a ``with`` statement.
+
+    Args:
+        voice: a language and, after a plus sign, a variant (the speaker), such as ``en-us+f3``;
+            see :func:`languages`, :func:`english_voices` and :func:`variants`.
+        speed: words a minute, 80 to 450.
+        pitch: 0 (low) to 100 (high).
+        pitch_range: 0 (monotone) to 100.
+        volume: 0 to 200 percent.
+
+    Raises:
+        SigmelError: the wheel is missing, the voice is unknown or a setting is out of range.
+    """
+
+    _open = False  # whether some voice of this process is in use
+
+    def __init__(
+        self, voice: str = "en-us", speed: int = 175, pitch: int = 50, pitch_range: int = 50, volume: int = 100
+    ) -> None:
+        _, plus, variant = voice.partition("+")
+        if plus and variant not in variants():  # eSpeak takes an unknown variant silently for none
+            raise _unknown(voice)
+        self.voice = voice
+        self._settings = {"speed": speed, "pitch": pitch, "pitch_range": pitch_range, "volume": volume}
+        for name, value in self._settings.items():
+            _, low, high = _PARAMETERS[name]
+            if not low <= value <= high:
+                raise SigmelError(f"espeak: {name}={value} is outside {low} to {high}")
+
+    def __enter__(self) -> EspeakVoice:
+        if EspeakVoice._open:
+            raise RuntimeError("espeak: another voice of this process is in use; leave its `with` block first")
+        self._library = ctypes.CDLL(_loader().get_library_path())
+        EspeakVoice._open = True
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self) -> None:
+        rate = self._library.espeak_Initialize(
+            _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(_data_path().parent).encode(), _INITIALIZE_DONT_EXIT
+        )
+        if rate != SAMPLE_RATE:
+            raise SigmelError(f"espeak: cannot start with the data in {_data_path()} (sample rate {rate})")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        self._blocks: list[np.ndarray] = []
+        self._callback = _CALLBACK(self._collect)  # kept: the library holds no more than a pointer to it
+        self._library.espeak_SetSynthCallback(self._callback)
+        if self._library.espeak_SetVoiceByName(self.voice.encode()) != 0:
+            raise _unknown(self.voice)
+        for name, value in self._settings.items():
+            self._library.espeak_SetParameter(_PARAMETERS[name][0], int(value), 0)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._library.espeak_Terminate()
+        unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
+        unload(self._library._handle)
+        EspeakVoice._open = False
+
+    def say(self, text: str) -> np.ndarray:
+        """Speak a text.
+
+        Args:
+            text: plain text; ``[[...]]`` holds phonemes in eSpeak's own notation.
+
+        Returns:
+            float32 samples in [-1, 1] at 22050 Hz, shape (samples,).
+
+        Raises:
+            SigmelError: eSpeak refused the text.
+        """
+        self._blocks.clear()
+        data = text.encode() + b"\0"
+        status = self._library.espeak_Synth(
+            data, ctypes.c_size_t(len(data)), 0, _POS_CHARACTER, 0, _CHARS_UTF8 | _PHONEMES, None, None
+        )
+        if status != 0:
+            raise SigmelError(f"espeak: voice {self.voice!r} could not speak {text!r} (status {status})")
+        return np.concatenate([np.zeros(0, np.int16), *self._blocks]).astype(np.float32) / 32768
+
+    def _collect(self, samples, count: int, _events: int) -> int:  # type: ignore[no-untyped-def]
+        if samples and count > 0:
+            self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0  # go on
+
+
+def english_voices() -> tuple[str, ...]:
+    """The accents of English that eSpeak NG has, such as ``en-us`` and ``en-gb-scotland``; sorted.
+
+    The one for text in the Shavian alphabet is left out.
+    """
+    return tuple(name for name in languages() if name == "en" or (name.startswith("en-") and name != "en-shaw"))
+
+
+@functools.cache
+def languages() -> tuple[str, ...]:
+    """All languages and accents that eSpeak NG can speak, each a voice by itself; sorted."""
+    return tuple(sorted(file.name.lower() for file in (_data_path() / "lang").rglob("*") if file.is_file()))
+
+
+@functools.cache
+def variants() -> tuple[str, ...]:
+    """The speakers that any language can be given, such as ``f3`` and ``grandpa``; sorted."""
+    files = (_data_path() / "voices" / "!v").iterdir()
+    return tuple(sorted(file.name for file in files if file.is_file() and file.name not in _UNREPEATABLE))
+
+
+def _unknown(voice: str) -> SigmelError:
+    return SigmelError(
+        f"espeak: no voice {voice!r}; a voice is a language such as 'en-us', alone or with a variant such as 'en-us+f3'"
+    )
+
+
+def _loader() -> ModuleType:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise SigmelError("espeak needs the espeakng-loader wheel: pip install 'sigmel[espeak]'") from error
+    return espeakng_loader
+
+
+def _data_path() -> Path:
+    return Path(_loader().get_data_path())

@@ -1,0 +1,82 @@
+"""Work shared by several processes, in order, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_work: Any = None  # in a worker: the function and its context
+
+
+def parallel_map(
+    function: Callable[[Any, Item], Result],
+    context: Any,
+    items: Sequence[Item],
+    workers: int | None = None,
+    description: str = "",
+) -> Iterator[Result]:
+    """Yield ``function(context, item)`` for every item, in order.
+
+    Args:
+        function: defined at the top level of a module; what it returns must not depend on the order of the work.
+        context: handed once to each process.
+        items: what to work on.
+        workers: number of processes; by default one for each CPU this process may use; 1 works in this process.
+        description: of the progress bar.
+
+    Raises:
+        Whatever ``function`` raises first; work not yet begun is then dropped. Workers also end when this process
+        dies in any way, so that nobody goes on writing files.
+    """
+    from tqdm import tqdm
+
+    workers = min(workers or usable_cpus(), max(len(items), 1))
+    progress = tqdm(total=len(items), desc=description, mininterval=1.0)
+    with progress:
+        if workers == 1:
+            for item in items:
+                yield function(context, item)
+                progress.update()
+            return
+        executor = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function, context))
+        try:
+            for result in executor.map(_run, items, chunksize=max(1, min(32, len(items) // (4 * workers)))):
+                yield result
+                progress.update()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cpus() -> int:
+    """The number of CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_worker(function: Callable[[Any, Any], Any], context: Any) -> None:
+    global _work
+    _work = function, context
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run(item: Any) -> Any:
+    function, context = _work
+    return function(context, item)
