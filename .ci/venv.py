@@ -8,6 +8,7 @@ is on another index. So on Linux without an NVIDIA GPU that index is offered to 
 its +cpu version. Where the index cannot be reached, pip would wait for minutes, so it is tried first.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -20,13 +21,13 @@ import urllib.parse
 import urllib.request
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+VERSION = platform.python_version()
 
 
 def main(venv, torch, extras):
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         sys.exit(
-            "error: %s is Python %s; sigmel needs 3.10 to 3.13 (make PYTHON=python3.12 venv)"
-            % (sys.executable, platform.python_version())
+            f"error: {sys.executable} is Python {VERSION}; sigmel needs 3.10 to 3.13 (make PYTHON=python3.12 venv)"
         )
     python = os.path.join(venv, "bin", "python")
     make_venv(venv, python)
@@ -35,51 +36,39 @@ def main(venv, torch, extras):
         subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
 
     gpu = has_gpu()
-    flags = [] if gpu else cpu_index()
-    pip("install", "--quiet", torch, *flags)
-    version, cuda = subprocess.run(
-        [python, "-c", "import torch; print(torch.__version__, torch.version.cuda)"],
-        check=True,
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-    ).stdout.split()
-    print("torch %s, %s" % (version, "a CPU build" if cuda == "None" else "built for CUDA " + cuda))
+    print(f"installing {torch}", flush=True)
+    pip("install", "--quiet", torch, *([] if gpu else cpu_index()))
+    version, cuda = output(python, "-c", "import torch; print(torch.__version__, torch.version.cuda)").split()
     if cuda != "None" and not gpu:
         print(
-            "warning: this torch is built for CUDA and no GPU was found; it works, but takes gigabytes more than\n"
-            "the CPU build, which `%s -m pip install %s --index-url %s` installs" % (python, torch, TORCH_CPU_INDEX)
+            f"warning: torch {version} is built for CUDA and no NVIDIA GPU was found; it works, but takes gigabytes\n"
+            f"more than the CPU build: {python} -m pip install {torch} --index-url {TORCH_CPU_INDEX}"
         )
     # Nothing installed from here on may replace that torch.
     constraints = os.path.join(venv, "constraints.txt")
     with open(constraints, "w") as file:
-        file.write("torch==%s\n" % version)
-    print("installing sigmel with %s" % extras, flush=True)
-    pip("install", "--quiet", "--constraint", constraints, "--editable", ".[%s]" % extras)
+        file.write(f"torch=={version}\n")
+    print(f"installing sigmel[{extras}] beside torch {version}", flush=True)
+    pip("install", "--quiet", "--constraint", constraints, "--editable", f".[{extras}]")
 
 
 def make_venv(venv, python):
     """Leaves a virtual environment with pip in it, of this Python."""
     if os.path.exists(python):
-        asked = subprocess.run(
-            [python, "-c", "import platform; print(platform.python_version())"],
-            stdout=subprocess.PIPE,
-            universal_newlines=True,
-        ).stdout.strip()
-        if asked != platform.python_version():
+        found = output(python, "-c", "import platform; print(platform.python_version())").strip()
+        if found != VERSION:
             sys.exit(
-                "error: %s is of Python %s, not %s (%s); remove it, or name another (make VENV=.venv-other venv)"
-                % (venv, asked or "that does not start", platform.python_version(), sys.executable)
+                f"error: {venv} is of Python {found}, not {VERSION} ({sys.executable}); "
+                "remove it, or name another (make VENV=.venv-other venv)"
             )
         if subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL).returncode == 0:
             return
-    print("making %s with Python %s" % (venv, platform.python_version()), flush=True)
-    try:
-        import ensurepip  # noqa: F401
-    except ImportError:  # Debian and Ubuntu keep it in a package that only root can install.
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    print(f"making {venv} with Python {VERSION}", flush=True)
+    # Debian and Ubuntu keep ensurepip in a package that only root can install.
+    own_pip = importlib.util.find_spec("ensurepip") is not None
+    subprocess.run([sys.executable, "-m", "venv", *([] if own_pip else ["--without-pip"]), venv], check=True)
+    if not own_pip:
         bootstrap_pip(python)
-    else:
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
 
 
@@ -88,7 +77,7 @@ def bootstrap_pip(python):
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
     links = re.findall(r'href="([^"]*/pip-([\d.]+)-py3-none-any\.whl)[#"]', fetch(index, 60).decode())
     if not links:
-        sys.exit("error: this Python has no ensurepip and %s lists no wheel of pip" % index)
+        sys.exit(f"error: this Python has no ensurepip, and {index} lists no wheel of pip")
     link, _ = max(links, key=lambda link: [int(part) for part in link[1].split(".")])
     with tempfile.TemporaryDirectory() as folder:
         wheel = os.path.join(folder, link.rsplit("/", 1)[1])
@@ -113,12 +102,15 @@ def cpu_index():
         fetch(TORCH_CPU_INDEX + "/torch/", 5)
     except OSError as error:
         print(
-            "note: %s cannot be reached (%s); taking torch from the configured package index"
-            % (TORCH_CPU_INDEX, error),
+            f"note: {TORCH_CPU_INDEX} cannot be reached ({error}); taking torch from the configured package index",
             flush=True,
         )
         return []
     return ["--extra-index-url", TORCH_CPU_INDEX]
+
+
+def output(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def fetch(url, timeout):
@@ -132,6 +124,6 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except subprocess.CalledProcessError as error:
-        sys.exit("error: %s failed; `make venv` tries again" % " ".join(error.cmd))
+        sys.exit(f"error: {' '.join(error.cmd)} failed; `make venv` tries again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -108,8 +108,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         for other in entries():
             if (other.kind, other.name) == (kind, name) and other.location != _location(cls):
                 raise RegistryError(
-                    f"{kind} {name!r} is already {other.location} ({other.source}); "
-                    f"give {_location(cls)} another name"
+                    f"{kind} {name!r} is already {other.location} ({other.source}); give {_location(cls)} another name"
                 )
         _registered[kind, name] = cls
         return cls
