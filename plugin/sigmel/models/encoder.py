@@ -96,6 +96,9 @@ class OmniRouterEncoder(nn.Module):
         SigmelError: options that are unknown or contradict each other, by name.
     """
 
+    input_size: int
+    subsampling_factor: int
+
     def __init__(
         self,
         input_size: int = 80,
