@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from sigmel.layers.attention import AttentionState, MultiHeadAttention
@@ -33,7 +31,11 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, attention: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward, dropout: float
+        self,
+        d_model: int,
+        attention: MultiHeadAttention,
+        feed_forward: FeedForward | ExpertFeedForward,
+        dropout: float,
     ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 def whole_groups(x: Tensor, factor: int) -> Tensor:
     """Zeros after x (B, T, F), so that T is a multiple of `factor`."""
-    return F.pad(x, (0, 0, 0, -x.shape[1] % factor))
+    frames = (x.shape[1] + factor - 1) // factor * factor
+    return F.pad(x, (0, 0, 0, factor - 1))[:, :frames]  # torch.export cannot follow a padding of -T % factor
 
 
 class StackSubsampling(nn.Module):
@@ -65,6 +66,7 @@ class ConvSubsampling(nn.Module):
         if factor < 2 or 2**stages != factor:
             raise ValueError(f"subsampling_factor: {factor} is no power of two (2, 4, 8, ...), as 'conv' needs")
         self.factor = factor
+        self.channels = channels
         self.bins = [input_size]  # frequency bins before each convolution, and after the last
         for _ in range(stages):
             self.bins.append((self.bins[-1] + 1) // 2)
@@ -93,5 +95,5 @@ class ConvSubsampling(nn.Module):
     def initial_state(self, batch_size: int) -> list[Tensor]:
         """Silence before the first frame: for each convolution (B, its input channels, 1, bins) zeros."""
         weight = self.linear.weight
-        channels = [1] + [conv.out_channels for conv in self.strided[:-1]]
-        return [weight.new_zeros(batch_size, c, 1, bins) for c, bins in zip(channels, self.bins, strict=False)]
+        channels = [1] + [self.channels] * (len(self.strided) - 1)
+        return [weight.new_zeros(batch_size, c, 1, b) for c, b in zip(channels, self.bins[:-1], strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import attention_mask, context_mask, valid_frames
 from sigmel.layers.positions import sinusoids
 from sigmel.layers.routing import (
+    Router,
     RoutingDecision,
     build_routers,
     load_balance_loss,
@@ -137,7 +138,9 @@ class OmniRouterEncoder(nn.Module):
         if d_model % num_heads:
             raise SigmelError(f"num_heads: {num_heads} does not divide d_model: {d_model}")
         if positions != "none" and d_model // num_heads % 2:
-            raise SigmelError(f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; positions need even")
+            raise SigmelError(
+                f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; positions need even"
+            )
         if chunk_size is not None and chunk_size < 1:
             raise SigmelError(f"chunk_size: {chunk_size} must be at least 1, or null for the full context")
         if left_context is not None and (chunk_size is None or left_context < 0):
@@ -170,8 +173,8 @@ class OmniRouterEncoder(nn.Module):
         for layer in range(num_layers):
             feed_forward: FeedForward | ExpertFeedForward
             if layer in self.router_of_layer:
-                num_experts = self.routers[self.router_of_layer[layer]].num_experts
-                feed_forward = ExpertFeedForward(d_model, ff_size, num_experts, activation)
+                router = cast(Router, self.routers[self.router_of_layer[layer]])
+                feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
             else:
                 feed_forward = FeedForward(d_model, ff_size, activation, dropout)
             parts = (d_model, attention_class(d_model, num_heads), feed_forward, dropout)
@@ -191,9 +194,10 @@ class OmniRouterEncoder(nn.Module):
         """All parameters, and those that one frame uses: of E experts, top_k."""
         total = sum(p.numel() for p in self.parameters())
         idle = 0
-        for layer, router in self.router_of_layer.items():
-            experts = sum(p.numel() for p in self.blocks[layer].feed_forward.parameters())
-            idle += experts - experts // self.routers[router].num_experts * self.routers[router].top_k
+        for block, router in self._layers():
+            if router is not None:
+                one_expert = sum(p[0].numel() for p in block.feed_forward.parameters())
+                idle += one_expert * (router.num_experts - router.top_k)
         return ParameterCounts(total, total - idle)
 
     def forward(self, features: Tensor, lengths: Tensor) -> EncoderOutput:
@@ -211,9 +215,10 @@ class OmniRouterEncoder(nn.Module):
         x, rotary = self._position(x, torch.arange(x.shape[1], device=x.device))
         x = self.dropout(x)
 
-        aux_loss, routing = torch.zeros((), device=x.device), []
-        for layer, block in enumerate(self.blocks):
-            x, decision = block(x, mask, valid, rotary, self._router(layer))
+        aux_loss = torch.zeros((), device=x.device)
+        routing = []
+        for block, router in self._layers():
+            x, decision = block(x, mask, valid, rotary, router)
             if decision is not None:
                 routing.append(decision)
                 if self.load_balance_weight:
@@ -238,7 +243,7 @@ class OmniRouterEncoder(nn.Module):
         return EncoderState(
             torch.zeros(batch_size, dtype=torch.int64, device=device),
             self.subsampling.initial_state(batch_size),
-            [block.initial_state(batch_size, self.left_context) for block in self.blocks],
+            [block.initial_state(batch_size, self.left_context) for block, _ in self._layers()],
         )
 
     def step(
@@ -278,13 +283,18 @@ class OmniRouterEncoder(nn.Module):
         mask = torch.cat([seen, attention_mask(valid, whole)], dim=-1)  # (B, 1, T, past + T)
         x, rotary = self._position(x, state.frames[:, None] + torch.arange(frames, device=x.device))
         blocks = []
-        for layer, (block, before) in enumerate(zip(self.blocks, state.blocks, strict=True)):
-            x, after = block.step(x, before, mask, valid, self.left_context, rotary, self._router(layer))
+        for (block, router), before in zip(self._layers(), state.blocks, strict=True):
+            x, after = block.step(x, before, mask, valid, self.left_context, rotary, router)
             blocks.append(after)
         return self.final_norm(x) * valid[..., None], EncoderState(state.frames + frames, subsampling, blocks)
 
-    def _router(self, layer: int) -> nn.Module | None:
-        return self.routers[self.router_of_layer[layer]] if layer in self.router_of_layer else None
+    def _layers(self) -> list[tuple[TransformerBlock, Router | None]]:
+        """Each block with the router it is given."""
+        routers = [self.router_of_layer.get(layer) for layer in range(len(self.blocks))]
+        return [
+            (cast(TransformerBlock, block), None if router is None else cast(Router, self.routers[router]))
+            for block, router in zip(self.blocks, routers, strict=True)
+        ]
 
     def _position(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """x with its positions added, and the angles for rotation: of frame numbers (T,) or (B, T)."""
