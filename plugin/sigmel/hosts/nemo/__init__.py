@@ -1,0 +1,25 @@
+"""NeMo host: sigmel's encoders as NeMo modules, for the ``_target_`` of a model's YAML file.
+
+Importing this package imports NeMo's speech collection and lets NeMo instantiate the classes below; see
+`sigmel.hosts.nemo_registration` for how the same is done in programs that do not import sigmel.
+"""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+from sigmel.errors import SigmelError
+from sigmel.hosts.nemo_registration import allow_targets
+
+try:
+    _version = version("nemo_toolkit")
+except PackageNotFoundError as error:
+    raise SigmelError("sigmel.hosts.nemo needs NeMo: pip install 'sigmel[nemo]'") from error
+if _version.split(".")[0] != "3":
+    warnings.warn(f"sigmel supports nemo_toolkit >=3.0,<4; found {_version}, with which nothing was tested", stacklevel=2)
+
+from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, upcycle  # noqa: E402
+from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder  # noqa: E402
+
+allow_targets()
+
+__all__ = ["OmniRouterConformerEncoder", "OmniRouterEncoder", "RegisteredEncoder", "upcycle"]

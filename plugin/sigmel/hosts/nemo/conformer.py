@@ -1,0 +1,156 @@
+"""NeMo's own Conformer with routed experts in place of its second feed-forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.modules import ConformerEncoder
+from nemo.collections.asr.parts.submodules.conformer_modules import ConformerFeedForward
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor, nn
+
+from sigmel.errors import SigmelError
+from sigmel.hosts.nemo.routed import RoutedEncoderMixin
+from sigmel.layers.experts import ExpertFeedForward
+from sigmel.layers.routing import (
+    Router,
+    RoutingDecision,
+    build_routers,
+    load_balance_loss,
+    parse_expert_layers,
+    router_z_loss,
+)
+
+
+class RoutedFeedForward(nn.Module):
+    """Experts where a Conformer layer had `feed_forward2`.
+
+    A state dict of the dense layer loads into it too: every expert becomes a copy of the dense feed-forward
+    ("upcycling", arXiv 2212.05055). So `init_from_nemo_model: dense.nemo` in the YAML starts from a dense checkpoint.
+
+    Args:
+        dense: what it replaces, for the sizes.
+        router: the layer's router. The encoder owns it, so that a shared one is saved once.
+    """
+
+    def __init__(self, dense: ConformerFeedForward, router: Router):
+        super().__init__()
+        self.experts = ExpertFeedForward(dense.d_model, dense.d_ff, router.num_experts, activation="silu")
+        self._router = (router,)  # inside a tuple it is no submodule of this layer
+        self.pad_mask: Tensor | None = None  # (B, T) bool, true at padding; the layer sets it before each call
+        self.decision: RoutingDecision | None = None  # of the last call
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, T, D) from (B, T, D)."""
+        valid = u.new_ones(u.shape[:2], dtype=torch.bool) if self.pad_mask is None else ~self.pad_mask
+        y, self.decision = self.experts(u, self._router[0], valid)
+        return y
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        copies = {"w1": "linear1.weight", "b1": "linear1.bias", "w2": "linear2.weight", "b2": "linear2.bias"}
+        if f"{prefix}linear1.weight" in state_dict:
+            for name, dense in copies.items():
+                mine = getattr(self.experts, name)
+                # A layer built with use_bias: false has no biases.
+                value = state_dict.pop(prefix + dense, torch.zeros_like(mine[0]))
+                state_dict[f"{prefix}experts.{name}"] = value.expand_as(mine)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class OmniRouterConformerEncoder(ConformerEncoder, RoutedEncoderMixin):
+    """NeMo's ConformerEncoder whose layers have routed experts as their second feed-forward.
+
+    It keeps all that NeMo's encoder can do (cache-aware streaming, local attention, export), its checkpoints and its
+    arguments, to which the arguments below are added. The dropout inside the replaced feed-forward is not kept.
+
+    Args:
+        *args, **conformer: see `nemo.collections.asr.modules.ConformerEncoder`.
+        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight: see
+            `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same.
+        normalize_gates: divide the gates by their sum, without which a model that starts from a dense one would not
+            start out equal to it. Default: False.
+
+    Raises:
+        SigmelError: options that are unknown or contradict each other, by name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        routing: str = "omni",
+        experts: int = 4,
+        top_k: int = 1,
+        expert_layers: str = "all",
+        jitter: float = 0.01,
+        load_balance_weight: float = 0.01,
+        z_loss_weight: float = 0.0,
+        normalize_gates: bool = False,
+        **conformer: Any,
+    ):
+        super().__init__(*args, **conformer)
+        self.load_balance_weight = load_balance_weight
+        self.z_loss_weight = z_loss_weight
+        groups = parse_expert_layers(expert_layers, self.n_layers, experts)
+        self.routers, router_of_layer = build_routers(routing, groups, self.d_model, top_k, jitter, normalize_gates)
+        for index, router in router_of_layer.items():
+            layer = self.layers[index]
+            layer.feed_forward2 = RoutedFeedForward(layer.feed_forward2, self.routers[router])
+            layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
+
+    def forward_internal(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """See ConformerEncoder.forward_internal, which all its ways of being called lead to."""
+        outputs = super().forward_internal(*args, **kwargs)
+        routed = [m for m in (layer.feed_forward2 for layer in self.layers) if isinstance(m, RoutedFeedForward)]
+        if routed:
+            self._report(outputs[1], routed)
+        return outputs
+
+    def _report(self, lengths: Tensor, routed: list[RoutedFeedForward]) -> None:
+        aux_loss, routing = torch.zeros((), device=lengths.device), []
+        for feed_forward in routed:
+            decision, pad_mask = feed_forward.decision, feed_forward.pad_mask
+            feed_forward.decision = feed_forward.pad_mask = None  # else the graph would live until the next call
+            routing.append(decision)
+            if self.training:
+                valid = ~pad_mask
+                aux_loss = aux_loss + self.load_balance_weight * load_balance_loss(decision, valid)
+                aux_loss = aux_loss + self.z_loss_weight * router_z_loss(decision, valid)
+        self.report_routing(routing, lengths, aux_loss)
+
+
+def _show_padding(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of a layer: its feed-forward is not told about padding, and needs to know."""
+    layer.feed_forward2.pad_mask = kwargs["pad_mask"]
+
+
+def upcycle(model: ASRModel, **routing: Any) -> ASRModel:
+    """Give a dense model experts, each a copy of the dense feed-forward, so that its outputs are the same at first.
+
+    Equality holds because the gates are normalised: a frame's gates sum to 1 whatever the router says. The router
+    learns nonetheless, as the sum counts as a constant in the gradient. The model is changed in place, its
+    configuration too, so that it can be saved, restored and trained like any other; set up its optimizer afterwards.
+
+    Args:
+        model: a NeMo model whose encoder is a ConformerEncoder.
+        **routing: routing, experts, top_k, expert_layers, ...: see `OmniRouterConformerEncoder`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        SigmelError: the encoder is no plain ConformerEncoder, or refuses an option.
+    """
+    dense = getattr(model, "encoder", None)
+    if type(dense) is not ConformerEncoder:
+        raise SigmelError(f"upcycle: the model's encoder must be a ConformerEncoder, not {type(dense).__name__}")
+    conf = OmegaConf.to_container(model.cfg.encoder, resolve=True)
+    conf |= {"_target_": "sigmel.hosts.nemo.OmniRouterConformerEncoder", "normalize_gates": True, **routing}
+    encoder = model.from_config_dict(OmegaConf.create(conf))
+    encoder.load_state_dict(dense.state_dict() | {f"routers.{k}": v for k, v in encoder.routers.state_dict().items()})
+    weight = next(dense.parameters())
+    model.encoder = encoder.to(weight.device, weight.dtype).train(dense.training)
+    with open_dict(model.cfg):
+        model.cfg.encoder = conf
+    return model

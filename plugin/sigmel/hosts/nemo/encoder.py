@@ -1,0 +1,229 @@
+"""Encoders of the registry as NeMo encoders."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nemo.collections.asr.models.configs import CacheAwareStreamingConfig
+from nemo.collections.asr.parts.mixins.streaming import StreamingEncoder
+from nemo.core.classes.common import typecheck
+from nemo.core.classes.exportable import Exportable
+from nemo.core.classes.module import NeuralModule
+from nemo.core.neural_types import (
+    AcousticEncodedRepresentation,
+    BoolType,
+    ChannelType,
+    LengthsType,
+    NeuralType,
+    SpectrogramType,
+)
+from torch import Tensor
+
+from sigmel import registry
+from sigmel.errors import SigmelError
+from sigmel.hosts.nemo.cache import Caches, pack, unpack
+from sigmel.hosts.nemo.routed import RoutedEncoderMixin
+from sigmel.models import encoder as core
+
+
+class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncoderMixin):
+    """Any encoder of sigmel's registry, yours included, where NeMo expects an encoder.
+
+    In training an encoder's `aux_loss` (load balancing), already weighted, goes to the model as NeMo's "adapter_loss",
+    which every stock speech model adds to its own loss and logs. The hybrid RNN-T/CTC models of NeMo 3 add it to the
+    RNN-T loss before they mix in CTC: there it counts (1 - ctc_loss_weight) times.
+
+    An encoder with `step`, `initial_state` and a `chunk_size` streams through NeMo's cache-aware contract. The caches
+    hold the past features and frames it needs, so chunks neither overlap nor need frames dropped.
+
+    Args:
+        encoder: its name in the registry; `sigmel list` prints them.
+        feat_in: features a frame.
+        conf: the other keyword arguments of that encoder.
+
+    Raises:
+        SigmelError: no encoder has that name, or it refuses an option.
+        TypeError: an option the encoder does not have; the message names it.
+    """
+
+    def __init__(self, encoder: str, feat_in: int, conf: Mapping[str, Any] | None = None):
+        super().__init__()
+        self.core = registry.get("encoder", encoder)(input_size=feat_in, **(conf or {}))
+        self._feat_in = feat_in
+        self._feat_out = self.core.output_size()
+        self.subsampling_factor = self.core.subsampling_factor
+        self.export_cache_support = False
+        self.streaming_cfg = None
+        if getattr(self.core, "chunk_size", None) is not None:
+            self.setup_streaming_params()
+
+    @property
+    def input_types(self) -> OrderedDict[str, NeuralType]:
+        """What `forward` takes."""
+        return OrderedDict(
+            audio_signal=NeuralType(("B", "D", "T"), SpectrogramType()),
+            length=NeuralType(tuple("B"), LengthsType(), optional=True),
+            cache_last_channel=NeuralType(("D", "B", "T", "D"), ChannelType(), optional=True),
+            cache_last_time=NeuralType(("D", "B", "D", "T"), ChannelType(), optional=True),
+            cache_last_channel_len=NeuralType(tuple("B"), LengthsType(), optional=True),
+            bypass_pre_encode=NeuralType((), BoolType(), optional=True),
+        )
+
+    @property
+    def output_types(self) -> OrderedDict[str, NeuralType]:
+        """What `forward` returns; the caches only when it is given some."""
+        return OrderedDict(
+            outputs=NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
+            encoded_lengths=NeuralType(tuple("B"), LengthsType()),
+            cache_last_channel_next=NeuralType(("D", "B", "T", "D"), ChannelType(), optional=True),
+            cache_last_time_next=NeuralType(("D", "B", "D", "T"), ChannelType(), optional=True),
+            cache_last_channel_next_len=NeuralType(tuple("B"), LengthsType(), optional=True),
+        )
+
+    @typecheck()
+    def forward(
+        self,
+        audio_signal: Tensor,
+        length: Tensor | None = None,
+        cache_last_channel: Tensor | None = None,
+        cache_last_time: Tensor | None = None,
+        cache_last_channel_len: Tensor | None = None,
+        bypass_pre_encode: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Encode utterances, or, given caches, the next chunk of each stream.
+
+        Args:
+            audio_signal: (B, F, T) features.
+            length: (B,) how many of the T frames exist. Default: all.
+            cache_last_channel, cache_last_time, cache_last_channel_len: from `get_initial_cache_state` or from the
+                call before.
+            bypass_pre_encode: not supported, there being no separate pre-encoder.
+
+        Returns:
+            (B, D, T') and its (B,) int64 lengths, then the three caches if some were given.
+
+        Raises:
+            SigmelError: features of another size than feat_in.
+        """
+        if bypass_pre_encode:
+            raise SigmelError("bypass_pre_encode: True is not supported by sigmel's encoders")
+        if audio_signal.shape[1] != self._feat_in:
+            raise SigmelError(
+                f"feat_in: {self._feat_in}, but the features are {tuple(audio_signal.shape)} (batch, features, frames); "
+                "set feat_in to the preprocessor's number of features"
+            )
+        features = audio_signal.transpose(1, 2)  # (B, T, F)
+        if length is None:
+            length = torch.full(features.shape[:1], features.shape[1], device=features.device)
+        if cache_last_channel is not None:
+            return self._stream(features, length, (cache_last_channel, cache_last_time, cache_last_channel_len))
+        output = self.core(features, length)
+        if getattr(output, "routing", ()):
+            self.report_routing(output.routing, output.lengths, output.aux_loss)
+        return output[0].transpose(1, 2), output[1]
+
+    def _stream(self, features: Tensor, length: Tensor, caches: Caches) -> tuple[Tensor, ...]:
+        state = unpack(caches, template=self.core.initial_state(1))
+        hidden, state = self.core.step(features, state, length)
+        encoded = (length + self.subsampling_factor - 1) // self.subsampling_factor
+        return hidden.transpose(1, 2), encoded, *pack(state)
+
+    def setup_streaming_params(self, chunk_size: int | None = None, shift_size: int | None = None) -> None:
+        """Set `streaming_cfg`, which tells NeMo's streaming code how much to feed.
+
+        Args:
+            chunk_size: encoder frames a call, a multiple of the encoder's own chunk_size: larger ones cost latency,
+                not accuracy. Default: the encoder's own.
+            shift_size: the same number, since chunks do not overlap.
+
+        Raises:
+            SigmelError: the encoder cannot stream, or not in such chunks.
+        """
+        unit = getattr(self.core, "chunk_size", None)
+        if unit is None:
+            raise SigmelError("chunk_size: an encoder with the full context cannot stream; set chunk_size")
+        frames = unit if chunk_size is None else chunk_size
+        if frames < 1 or frames % unit:
+            raise SigmelError(f"chunk_size: {frames} is no multiple of the encoder's own, {unit}")
+        if shift_size not in (None, frames):
+            raise SigmelError(f"shift_size: {shift_size} must equal chunk_size, {frames}")
+        self.streaming_cfg = CacheAwareStreamingConfig(
+            chunk_size=frames * self.subsampling_factor,
+            shift_size=frames * self.subsampling_factor,
+            valid_out_len=frames,
+            last_channel_cache_size=-1 if self.core.left_context is None else self.core.left_context,
+        )
+
+    def get_initial_cache_state(
+        self,
+        batch_size: int = 1,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        max_dim: int = 0,
+    ) -> Caches:
+        """The caches of streams that have not begun.
+
+        Args:
+            batch_size: B.
+            dtype, device: where they are wanted. Default: those of the encoder.
+            max_dim: ignored; NeMo's export fills caches with noise when it is set.
+        """
+        channel, time, count = pack(self.core.initial_state(batch_size))
+        return channel.to(device, dtype), time.to(device, dtype), count.to(device)
+
+    def streaming_post_process(
+        self, rets: tuple[Tensor, ...], keep_all_outputs: bool = True
+    ) -> tuple[Tensor | None, ...]:
+        """The five outputs of a streaming step; no output is ever in need of being dropped."""
+        return (*rets, None, None, None) if len(rets) == 2 else rets
+
+    def input_example(self, max_batch: int = 1, max_dim: int = 256) -> tuple[Tensor, ...]:
+        """Random features and their lengths, and caches if these are exported too."""
+        device = next(self.parameters()).device
+        if not self.export_cache_support:
+            features = torch.randn(max_batch, self._feat_in, max_dim, device=device)
+            return features, torch.full((max_batch,), max_dim, device=device)
+        frames = self.streaming_cfg.chunk_size
+        features = torch.randn(max_batch, self._feat_in, frames, device=device)
+        return features, torch.full((max_batch,), frames, device=device), *self.get_initial_cache_state(max_batch)
+
+    @property
+    def disabled_deployment_input_names(self) -> set[str]:
+        """Inputs that are left out of an exported graph."""
+        caches = {name for name in self.input_types if name.startswith("cache")}
+        return {"bypass_pre_encode"} | (set() if self.export_cache_support else caches)
+
+    @property
+    def disabled_deployment_output_names(self) -> set[str]:
+        """Outputs that are left out of an exported graph."""
+        return set() if self.export_cache_support else {name for name in self.output_types if name.startswith("cache")}
+
+
+class OmniRouterEncoder(RegisteredEncoder):
+    """`sigmel.models.encoder.OmniRouterEncoder` where NeMo expects an encoder.
+
+    Its arguments are those of the model, under their own names, but for `feat_in`, NeMo's name for `input_size`.
+
+    Args:
+        feat_in: features a frame. Default: 80.
+        **conf: see `sigmel.models.encoder.OmniRouterEncoder`.
+    """
+
+    def __init__(self, feat_in: int = 80, **conf: Any):
+        super().__init__("omni_router", feat_in, conf)
+
+
+def _signature() -> inspect.Signature:
+    """Names and defaults of the model's arguments, for help() and for tools that read signatures."""
+    feat_in, *_ = inspect.signature(OmniRouterEncoder).parameters.values()
+    _, *others = inspect.signature(core.OmniRouterEncoder).parameters.values()
+    return inspect.Signature(
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (feat_in, *others)]
+    )
+
+
+OmniRouterEncoder.__signature__ = _signature()  # type: ignore[attr-defined]

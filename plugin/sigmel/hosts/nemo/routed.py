@@ -1,0 +1,33 @@
+"""What every encoder with routed experts does in NeMo: hand on its auxiliary loss, and let its routing be watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nemo.core.classes.mixins import AccessMixin
+from torch import Tensor
+
+from sigmel.layers.routing import RoutingDecision
+
+
+class RoutedEncoderMixin(AccessMixin):
+    """Mix-in of NeMo encoders with routed experts.
+
+    Attributes:
+        routing_observer: called after each forward pass over whole utterances with the decisions, one a layer, and
+            the (B,) lengths in encoder frames; `RoutingStatistics().update` fits. Default: None.
+    """
+
+    routing_observer: Callable[[Sequence[RoutingDecision], Tensor], None] | None = None
+
+    def report_routing(self, routing: Sequence[RoutingDecision], lengths: Tensor, aux_loss: Tensor) -> None:
+        """Show the decisions to the observer; in training, hand the loss to the model as NeMo's "adapter_loss".
+
+        The model adds what is registered under that name to its own loss in `training_step`, logs it, and clears it.
+        """
+        if self.routing_observer is not None:
+            self.routing_observer(routing, lengths)
+        if self.training and aux_loss.requires_grad:
+            guid = getattr(self, "model_guid", None)
+            self.set_access_enabled(access_enabled=True, guid=guid)
+            self.register_accessible_tensor(name="adapter_loss", tensor=aux_loss)

@@ -1,0 +1,285 @@
+"""Train a NeMo CTC model from a Hydra configuration, so that a killed run goes on where it stopped.
+
+``python -m sigmel.hosts.nemo.train --config-path egs/fsdd/asr1/conf --config-name tiny recipe.exp_dir=exp/mine ...``
+
+NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)``, ``fit``,
+``save_to``) plus what a recipe needs: checks of the manifests before anything starts, one line of progress,
+``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and ``model.nemo`` that exists only
+when it is complete. The recipe's own options are the fields of `Recipe`, under ``recipe`` in the configuration.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from nemo.collections.asr.models import EncDecCTCModelBPE
+from nemo.core.config import hydra_runner
+from nemo.utils import logging as nemo_logging
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sigmel.data.atomic import atomic_path
+from sigmel.data.manifest import filter_trainable, read_manifest, write_manifest, write_skipped
+from sigmel.data.tokenizer import load_tokenizer, uncovered
+from sigmel.errors import SigmelError
+
+METRICS = ("step", "seconds", "train_loss", "aux_loss", "learning_rate", "val_loss", "val_wer")
+
+
+@dataclass
+class Recipe:
+    """Options of the recipe, beside NeMo's ``trainer`` and ``model``.
+
+    Attributes:
+        exp_dir: folder of the experiment.
+        seed: seed of the initial weights, the order of the data and the augmentation.
+        threads: CPU threads; None leaves torch's choice.
+        log_every: steps between two rows of ``metrics.csv``.
+        checkpoint_every: steps between two checkpoints; a killed run loses at most so many.
+        average_last: the final weights are the mean of this many last checkpoints; 1 takes the last alone.
+    """
+
+    exp_dir: str = MISSING
+    seed: int = 1
+    threads: int | None = None
+    log_every: int = 20
+    checkpoint_every: int = 200
+    average_last: int = 1
+
+
+class Progress(pl.Callback):
+    """Writes ``metrics.csv`` and one line of progress; its history travels in the checkpoints."""
+
+    def __init__(self, metrics: Path, every: int) -> None:
+        self.metrics, self.every = metrics, every
+        self.rows: dict[int, dict[str, float]] = {}
+        self.seconds_before = 0.0  # of the runs this one resumes
+        self.started: float | None = None
+        self.losses: list[torch.Tensor] = []
+        self.last_print = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, over all resumed runs."""
+        return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started, self.first_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        self.losses.append(outputs["loss"].detach())
+        if step % self.every and step < trainer.max_steps:
+            return
+        loss = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        if loss != loss:
+            raise SigmelError(f"the loss is not a number at step {step}: lower the learning rate or look at the data")
+        logged = trainer.callback_metrics
+        self._record(
+            step,
+            train_loss=loss,
+            aux_loss=sum(float(value) for key, value in logged.items() if key.startswith("adapter_loss")),
+            learning_rate=float(logged["learning_rate"]),
+        )
+        self._print(trainer, loss)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = trainer.callback_metrics
+        self._record(trainer.global_step, **{key: float(logged[key]) for key in ("val_loss", "val_wer")})
+        _say(f"step {trainer.global_step}  dev wer {100 * float(logged['val_wer']):.1f} %", end="\n")
+
+    def _record(self, step: int, **values: float) -> None:
+        row = self.rows.setdefault(step, {"step": step})
+        row.update(values, seconds=round(self.seconds, 1))
+        with atomic_path(self.metrics) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, METRICS)
+            writer.writeheader()
+            writer.writerows(self.rows[step] for step in sorted(self.rows))
+
+    def _print(self, trainer: pl.Trainer, loss: float) -> None:
+        now, step = time.monotonic(), trainer.global_step
+        if not sys.stdout.isatty() and now - self.last_print < 20:  # a log file needs no animation
+            return
+        self.last_print = now
+        speed = (step - self.first_step) / (self.seconds - self.seconds_before)
+        eta = (trainer.max_steps - step) / speed
+        _say(
+            f"step {step}/{trainer.max_steps}  loss {loss:.3f}  {speed:.2f} steps/s  "
+            f"ETA {int(eta // 60)}:{int(eta % 60):02d}",
+            end="\r" if sys.stdout.isatty() else "\n",
+        )
+
+
+def _say(text: str, end: str) -> None:
+    print(f"\033[K{text}" if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
+    """Check every utterance of a data set before training.
+
+    What CTC cannot learn from (no usable audio, no text, or more text than audio) is left out, counted, and listed in
+    ``<exp_dir>/<name>.skipped.jsonl``; the section then reads a filtered copy of the manifest.
+
+    Raises:
+        SigmelError: naming the manifest and the utterance when its text holds what the tokenizer cannot spell, or
+            when no utterance is left.
+    """
+    tokenizer = load_tokenizer(Path(model.tokenizer.dir))
+    path = Path(section.manifest_filepath)
+    utterances = list(read_manifest(path))
+    for utterance in utterances:
+        if missing := uncovered(tokenizer, utterance.text):
+            raise SigmelError(
+                f"{path}: {utterance.id}: the tokenizer has no piece for {missing} in {utterance.text!r}"
+            )
+
+    def frames_needed(text: str) -> int:
+        tokens = tokenizer.encode(text)  # CTC wants a frame a token, and a blank between equal ones
+        return len(tokens) + sum(a == b for a, b in pairwise(tokens))
+
+    frame = model.preprocessor.window_stride * model.encoder.get("subsampling_factor", 1)
+    kept, skipped = filter_trainable(utterances, path.parent, frame, frames_needed)
+    if not kept:
+        why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
+        raise SigmelError(f"{path}: no utterance to learn from{why}")
+    if skipped:
+        listed = exp_dir / f"{name}.skipped.jsonl"
+        write_skipped(listed, skipped)
+        section.manifest_filepath = str(exp_dir / f"{name}.jsonl")
+        folder = path.parent.resolve()
+        write_manifest(
+            section.manifest_filepath,
+            (replace(utterance, audio_filepath=str(folder / utterance.audio_filepath)) for utterance in kept),
+        )
+        print(f"{path}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
+
+
+def check_same_settings(cfg: DictConfig, path: Path) -> None:
+    """Keep the settings of an experiment in ``path``; refuse to resume it with others."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    if path.exists() and path.read_text() != text:
+        raise SigmelError(f"{path.parent} was begun with other settings (see {path.name}); remove it to start anew")
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+
+
+def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
+    """Replace the model's weights by their mean with those of ``checkpoints``."""
+    states = [torch.load(path, map_location="cpu", weights_only=False)["state_dict"] for path in checkpoints]
+    mean = model.state_dict()
+    for key, value in mean.items():
+        if value.is_floating_point():
+            mean[key] = torch.stack([value.cpu(), *(state[key] for state in states)]).mean(0)
+    model.load_state_dict(mean)
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """Return how many parameters a model has, and how many of them work on one frame."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    for module in model.modules():
+        if hasattr(module, "parameter_counts"):
+            counts = module.parameter_counts()
+            return total, total - counts.total + counts.active
+    return total, total
+
+
+def train(cfg: DictConfig) -> None:
+    """Train as ``cfg`` says; go on from the newest checkpoint where there is one."""
+    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), cfg.recipe))
+    exp_dir = Path(recipe.exp_dir)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    check_same_settings(cfg, exp_dir / "config.yaml")
+    for name in ("train_ds", "validation_ds"):
+        check_manifest(name.split("_")[0], cfg.model[name], cfg.model, exp_dir)
+
+    folder = exp_dir / "checkpoints"
+    saving = ModelCheckpoint(
+        dirpath=folder,
+        monitor="step",
+        mode="max",
+        save_top_k=recipe.average_last,
+        every_n_train_steps=recipe.checkpoint_every,
+    )
+    resume = max(folder.glob("*.ckpt"), key=_step, default=None)
+    # A resumed run must not see the random numbers of the first run again.
+    pl.seed_everything(recipe.seed + (_step(resume) if resume else 0), verbose=False)
+    progress = Progress(exp_dir / "metrics.csv", recipe.log_every)
+    options = {
+        "logger": False,
+        "enable_checkpointing": True,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": recipe.log_every,
+    }
+    trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
+    model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
+    total, active = parameter_counts(model)
+    print(
+        f"training {total:,} parameters ({active:,} active) for {trainer.max_steps} steps on "
+        f"{torch.get_num_threads()} threads" + (f", from {resume.name}" if resume else "")
+    )
+    trainer.fit(model, ckpt_path=resume)
+
+    if recipe.average_last > 1:
+        earlier = [path for path in folder.glob("*.ckpt") if _step(path) < trainer.global_step]
+        average(model, sorted(earlier, key=_step)[1 - recipe.average_last :])
+    facts = {
+        "seconds": round(progress.seconds, 1),
+        "steps": trainer.global_step,
+        "params_total": total,
+        "params_active": active,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    with atomic_path(exp_dir / "train.json") as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    with atomic_path(exp_dir / "model.nemo") as temporary:
+        model.save_to(str(temporary))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _step(checkpoint: Path) -> int:
+    """Return the step in a name such as ``epoch=3-step=400.ckpt``."""
+    return int(checkpoint.stem.rpartition("=")[2])
+
+
+@hydra_runner(config_path=".")
+def main(cfg: DictConfig) -> None:
+    """Run `train`; print an error as one line and exit with 2, or with 130 after Ctrl-C."""
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    try:
+        train(cfg)
+    except (SigmelError, OmegaConfBaseException, InstantiationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Transcribe manifests with a ``.nemo`` model, as fast as it goes, and time it.
+
+``python -m sigmel.hosts.nemo.transcribe --model model.nemo --output DIR test.jsonl other.jsonl`` writes, for each
+manifest, its rows with ``pred_text`` (``<name>.jsonl``), those without usable audio (``<name>.skipped.jsonl``;
+transcribed as nothing, so that they count as deletions), the time it took (``<name>.timing.json``) and, with
+``--routing-stats``, where the router sent the frames (``<name>.routing.json``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
+from nemo.utils import logging
+from torch.utils.data import DataLoader, IterableDataset
+
+import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
+from sigmel.analysis.routing import RoutingStatistics
+from sigmel.data.atomic import atomic_path
+from sigmel.data.audio import read_audio
+from sigmel.data.manifest import read_manifest
+from sigmel.errors import SigmelError
+from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
+
+Row = dict[str, Any]
+WATCHED = 200  # utterances a set that routing statistics are taken over
+
+
+class Batches(IterableDataset):
+    """Batches of utterances, longest first, in the form NeMo's `transcribe` takes.
+
+    Attributes:
+        done: the rows yielded so far, in order.
+        skipped: the rows whose audio cannot be used, each with its ``reason``.
+    """
+
+    def __init__(self, rows: list[Row], batch_size: int, sample_rate: int, min_samples: int) -> None:
+        self.rows = sorted(rows, key=_duration, reverse=True)
+        self.batch_size, self.sample_rate, self.min_samples = batch_size, sample_rate, min_samples
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, None, None]]:
+        self.done: list[Row] = []
+        self.skipped: list[Row] = []
+        batch: list[torch.Tensor] = []
+        for row in self.rows:
+            try:
+                audio = torch.from_numpy(read_audio(row["audio_filepath"], self.sample_rate)[0])
+                if len(audio) < self.min_samples:
+                    raise SigmelError(f"{len(audio)} samples are too few to transcribe; need {self.min_samples}")
+            except (SigmelError, OSError) as error:
+                self.skipped.append(row | {"reason": str(error)})
+                continue
+            batch.append(audio)
+            self.done.append(row)
+            if len(batch) == self.batch_size:
+                yield self._collate(batch)
+                batch = []
+        if batch:
+            yield self._collate(batch)
+
+    @staticmethod
+    def _collate(batch: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        lengths = torch.tensor([len(audio) for audio in batch])
+        return torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lengths, None, None
+
+
+def load_model(path: Path) -> ASRModel:
+    """Restore a model.
+
+    Raises:
+        SigmelError: there is no such file, or NeMo cannot make a speech recogniser of it.
+    """
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such model; train one first")
+    try:
+        model = ASRModel.restore_from(str(path), map_location="cuda" if torch.cuda.is_available() else "cpu")
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"{path}: not a NeMo speech model that can be restored ({error})") from error
+    return model.eval()
+
+
+def transcribe(model: ASRModel, rows: list[Row], batch_size: int) -> tuple[list[Row], list[Row], float]:
+    """Transcribe the audio of manifest rows with the model's own decoding.
+
+    Returns:
+        The rows in their order with ``pred_text``, those of them whose audio could not be used (with a ``reason``;
+        their ``pred_text`` is empty), and the seconds it took, reading included.
+    """
+    sample_rate = int(model.preprocessor._sample_rate)
+    two_frames = 2 * int(model.cfg.preprocessor.window_stride * sample_rate)  # fewer cannot be normalised
+    batches = Batches(rows, batch_size, sample_rate, two_frames)
+    loader = DataLoader(batches, batch_size=None)
+    started = time.monotonic()
+    with torch.inference_mode():
+        outputs = model.transcribe_generator(loader, TranscribeConfig(batch_size=batch_size, verbose=False))
+        texts = [hypothesis.text for hypotheses in outputs for hypothesis in hypotheses]
+    seconds = time.monotonic() - started
+    predictions = {id(row): text for row, text in zip(batches.done, texts, strict=True)}
+    return [row | {"pred_text": predictions.get(id(row), "")} for row in rows], batches.skipped, seconds
+
+
+def routing_report(model: ASRModel, rows: list[Row], batch_size: int) -> dict[str, Any] | None:
+    """Transcribe once more, untimed, and see where the router sends the frames.
+
+    Returns:
+        `RoutingStatistics.summary`, and under "utterance" the longest row with "experts", the first choice for each
+        layer and frame, and "frame_seconds"; None for a model without routers.
+    """
+    encoder = next((m for m in model.modules() if isinstance(m, OmniRouterEncoder) and len(m.routers)), None)
+    if encoder is None:
+        return None
+    statistics = RoutingStatistics()
+    experts: list[list[int]] = []  # (layers, frames) of the first utterance of the first batch
+
+    def watch(module: torch.nn.Module, inputs: Any, output: EncoderOutput) -> None:
+        statistics.update(output.routing, output.lengths)
+        if not experts:
+            experts.extend(d.experts[0, : int(output.lengths[0]), 0].tolist() for d in output.routing)
+
+    with encoder.register_forward_hook(watch):
+        rows, skipped, _ = transcribe(model, rows, batch_size)
+    unreadable = {row["audio_filepath"] for row in skipped}
+    longest = max((row for row in rows if row["audio_filepath"] not in unreadable), key=_duration, default=None)
+    if longest is None:
+        return None
+    frame_seconds = model.cfg.preprocessor.window_stride * encoder.subsampling_factor
+    return statistics.summary() | {"utterance": longest | {"experts": experts, "frame_seconds": frame_seconds}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Transcribe from the command line."""
+    parser = argparse.ArgumentParser(description="Transcribe manifests with a .nemo model.")
+    parser.add_argument("manifests", nargs="+", type=Path, help="manifests (JSON lines)")
+    parser.add_argument("--model", type=Path, required=True, help="the .nemo file")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts")
+    parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
+    parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        raise SigmelError(f"--batch-size: {args.batch_size} must be at least 1")
+    manifests = {path: _rows(path) for path in args.manifests}
+    logging.setLevel(logging.ERROR)
+    model = load_model(args.model)
+    transcribe(model, next(iter(manifests.values()))[: args.batch_size], args.batch_size)  # warm up
+    for path, given in manifests.items():
+        rows, skipped, seconds = transcribe(model, given, args.batch_size)
+        audio = sum(row["duration"] for row in rows) - sum(row["duration"] for row in skipped)
+        timing = {"audio_seconds": round(audio, 2), "seconds": round(seconds, 3), "rtfx": round(audio / seconds, 1)}
+        timing |= {"batch_size": args.batch_size, "threads": torch.get_num_threads()}
+        if args.routing_stats and (report := routing_report(model, given[:WATCHED], args.batch_size)):
+            _write(args.output / f"{path.stem}.routing.json", json.dumps(report))
+        _write(args.output / f"{path.stem}.skipped.jsonl", _lines(skipped))
+        _write(args.output / f"{path.stem}.timing.json", json.dumps(timing, indent=2) + "\n")
+        _write(args.output / f"{path.stem}.jsonl", _lines(rows))
+        note = f", {len(skipped)} unreadable (see {path.stem}.skipped.jsonl)" if skipped else ""
+        print(f"{path.stem}: {len(rows)} utterances, {timing['rtfx']:.0f} x real time{note}")
+    return 0
+
+
+def _rows(manifest: Path) -> list[Row]:
+    folder = manifest.parent.resolve()
+    rows = [utterance.to_row() for utterance in read_manifest(manifest)]
+    if not rows:
+        raise SigmelError(f"{manifest}: holds no utterance")
+    return [row | {"audio_filepath": str(folder / row["audio_filepath"])} for row in rows]
+
+
+def _duration(row: Row) -> float:
+    return row["duration"]
+
+
+def _lines(rows: list[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (SigmelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
