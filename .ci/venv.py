@@ -36,8 +36,8 @@ def main(venv, torch, extras):
         subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
 
     gpu = has_gpu()
-    print(f"installing {torch}", flush=True)
-    pip("install", "--quiet", torch, *([] if gpu else cpu_index()))
+    print(f"installing {torch} (some minutes)", flush=True)
+    pip("install", "--quiet", torch, "numpy", *([] if gpu else cpu_index()))
     version, cuda = output(python, "-c", "import torch; print(torch.__version__, torch.version.cuda)").split()
     if cuda != "None" and not gpu:
         print(
@@ -48,7 +48,7 @@ def main(venv, torch, extras):
     constraints = os.path.join(venv, "constraints.txt")
     with open(constraints, "w") as file:
         file.write(f"torch=={version}\n")
-    print(f"installing sigmel[{extras}] beside torch {version}", flush=True)
+    print(f"installing sigmel[{extras}] beside torch {version} (some minutes)", flush=True)
     pip("install", "--quiet", "--constraint", constraints, "--editable", f".[{extras}]")
 
 

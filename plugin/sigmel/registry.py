@@ -126,7 +126,7 @@ def get(kind: str, name: str) -> type[Any]:
     found = [entry for entry in entries() if (entry.kind, entry.name) == (kind, name)]
     if not found:
         _check_kind(kind)
-        raise RegistryError(f"unknown {kind} {name!r}; {_nearest(name, names(kind))}")
+        raise RegistryError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
     entry = found[0]
     if entry.problem:
         raise RegistryError(entry.problem)
@@ -192,7 +192,7 @@ def _location(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of an error message: what ``word`` may have meant, and what there is."""
     choices = sorted(choices)
     if not choices:
@@ -204,12 +204,12 @@ def _nearest(word: str, choices: Iterable[str]) -> str:
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise RegistryError(f"unknown kind {kind!r}; {_nearest(kind, KINDS)}")
+        raise RegistryError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
 
 
 def _name_problem(kind: str, name: str) -> str:
     if kind not in KINDS:
-        return f"unknown kind {kind!r}; {_nearest(kind, KINDS)}"
+        return f"unknown kind {kind!r}; {nearest(kind, KINDS)}"
     if not re.fullmatch(r"\w[\w.-]*", name):
         return f"{name!r} cannot be the name of a {kind}; use letters, digits, '_', '-' and '.'"
     return ""
