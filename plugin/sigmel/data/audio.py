@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sigmel.data.atomic import atomic_path
 from sigmel.errors import SigmelError
 
 _STREAMED = 0xFFFFFF00  # a RIFF size from here on is a writer's way to say that it did not know the size
@@ -56,7 +56,10 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
-    """Write one channel as a 16-bit PCM WAV file, atomically.
+    """Write one channel as a 16-bit PCM WAV file.
+
+    The file is written in place: wrap it in :func:`~sigmel.data.atomic.atomic_path`, or its folder in
+    :func:`~sigmel.data.atomic.atomic_dir`, where a killed program must leave nothing half-written.
 
     Args:
         path: the file.
@@ -71,8 +74,9 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
         raise AudioError(f"{path}: expected samples of shape (samples,), got {samples.shape}")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: NaN or infinite samples cannot be written")
-    with atomic_path(path) as temporary:
-        soundfile.write(temporary, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    encoded = io.BytesIO()  # so that a full disk is Python's error, with its number, and not libsndfile's
+    soundfile.write(encoded, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    Path(path).write_bytes(encoded.getbuffer())
 
 
 def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:

@@ -107,8 +107,7 @@ class EspeakVoice:
         trace: TracebackType | None,
     ) -> None:
         self._library.espeak_Terminate()
-        unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
-        unload(self._library._handle)
+        getattr(_ctypes, "FreeLibrary" if os.name == "nt" else "dlclose")(self._library._handle)
         EspeakVoice._open = False
 
     def say(self, text: str) -> np.ndarray:
@@ -161,7 +160,7 @@ def variants() -> tuple[str, ...]:
 
 def _unknown(voice: str) -> SigmelError:
     return SigmelError(
-        f"espeak: no voice {voice!r}; a voice is a language such as 'en-us', alone or with a variant such as 'en-us+f3'"
+        f"espeak: no voice {voice!r}; a voice is a language such as 'en-us', alone or with a variant: 'en-us+f3'"
     )
 
 

@@ -152,13 +152,11 @@ def filter_trainable(
     return kept, skipped
 
 
-def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> int:
-    """Write the utterances that were skipped, each row with its ``reason``; return their number."""
+def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
+    """Write the utterances that were skipped, each row with its ``reason``."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        count = 0
-        for count, (utterance, reason) in enumerate(skipped, 1):
+        for utterance, reason in skipped:
             file.write(json.dumps(utterance.to_row() | {"reason": reason}, ensure_ascii=False) + "\n")
-    return count
 
 
 def _fault(

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--type", choices=TYPES, default="unigram", help="default: %(default)s")
     parser.add_argument("--vocab-size", type=int, default=64, help="number of pieces (default: %(default)s)")
     args = parser.parse_args(argv)
-    texts = [row["text"] for manifest in args.manifests for row in read_manifest(manifest)]
+    texts = [utterance.text for manifest in args.manifests for utterance in read_manifest(manifest)]
     size = train_tokenizer(texts, args.output, args.type, args.vocab_size)
     print(f"{args.output}: {size} pieces ({args.type}) from {len(texts)} transcripts")
     return 0
