@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
 from sigmel.analysis.routing import RoutingStatistics
-from sigmel.data.atomic import atomic_path
+from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_manifest
 from sigmel.errors import SigmelError
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Transcribe manifests with a .nemo model.")
     parser.add_argument("manifests", nargs="+", type=Path, help="manifests (JSON lines)")
     parser.add_argument("--model", type=Path, required=True, help="the .nemo file")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts; must not exist yet")
     parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
     parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
     args = parser.parse_args(argv)
@@ -150,19 +150,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.setLevel(logging.ERROR)
     model = load_model(args.model)
     transcribe(model, next(iter(manifests.values()))[: args.batch_size], args.batch_size)  # warm up
-    for path, given in manifests.items():
-        rows, skipped, seconds = transcribe(model, given, args.batch_size)
-        audio = sum(row["duration"] for row in rows) - sum(row["duration"] for row in skipped)
-        timing = {"audio_seconds": round(audio, 2), "seconds": round(seconds, 3), "rtfx": round(audio / seconds, 1)}
-        timing |= {"batch_size": args.batch_size, "threads": torch.get_num_threads()}
-        if args.routing_stats and (report := routing_report(model, given[:WATCHED], args.batch_size)):
-            _write(args.output / f"{path.stem}.routing.json", json.dumps(report))
-        _write(args.output / f"{path.stem}.skipped.jsonl", _lines(skipped))
-        _write(args.output / f"{path.stem}.timing.json", json.dumps(timing, indent=2) + "\n")
-        _write(args.output / f"{path.stem}.jsonl", _lines(rows))
-        note = f", {len(skipped)} unreadable (see {path.stem}.skipped.jsonl)" if skipped else ""
-        print(f"{path.stem}: {len(rows)} utterances, {timing['rtfx']:.0f} x real time{note}")
+    with atomic_dir(args.output) as folder:
+        for path, rows in manifests.items():
+            print(_decode(model, path.stem, rows, folder, args))
     return 0
+
+
+def _decode(model: ASRModel, name: str, rows: list[Row], folder: Path, args: argparse.Namespace) -> str:
+    """Write everything about one manifest; return a line about it."""
+    found, skipped, seconds = transcribe(model, rows, args.batch_size)
+    audio = sum(map(_duration, rows)) - sum(map(_duration, skipped))
+    timing = {"audio_seconds": round(audio, 2), "seconds": round(seconds, 3), "rtfx": round(audio / seconds, 1)}
+    timing |= {"batch_size": args.batch_size, "threads": torch.get_num_threads()}
+    (folder / f"{name}.timing.json").write_text(json.dumps(timing, indent=2) + "\n")
+    for suffix, listed in (("", found), (".skipped", skipped)):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
+        (folder / f"{name}{suffix}.jsonl").write_text(text, encoding="utf-8")
+    if args.routing_stats and (report := routing_report(model, rows[:WATCHED], args.batch_size)):
+        (folder / f"{name}.routing.json").write_text(json.dumps(report))
+    note = f", {len(skipped)} without usable audio (see {name}.skipped.jsonl)" if skipped else ""
+    return f"{name}: {len(rows)} utterances, {timing['rtfx']:.0f} x real time{note}"
 
 
 def _rows(manifest: Path) -> list[Row]:
@@ -175,15 +182,6 @@ def _rows(manifest: Path) -> list[Row]:
 
 def _duration(row: Row) -> float:
     return row["duration"]
-
-
-def _lines(rows: list[Row]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+# What the recipes share: options, stages, the choice of Python. Sourced by a recipe's path.sh.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+called_from=$OLDPWD # a recipe changes into its own folder; paths in its options are relative to this
+
+# Print the comment at the top of the recipe: its manual.
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# parse_options "a list of variables" "$@": --stop_stage 3 (or --stop-stage 3, --stop_stage=3) sets stop_stage=3.
+parse_options() {
+  local known=" $1 " name value
+  shift
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      -h | --help) usage; exit 0 ;;
+      --*=*) name=${1%%=*} value=${1#*=}; shift ;;
+      --*) [ $# -ge 2 ] || fail "$1 needs a value"; name=$1 value=$2; shift 2 ;;
+      *) fail "unexpected argument: $1 (see --help)" ;;
+    esac
+    name=${name#--} name=${name//-/_}
+    [[ $known == *" $name "* ]] || fail "unknown option: --$name (see --help)"
+    printf -v "$name" %s "$value"
+  done
+}
+
+# A path given by the user, from here; nothing stays nothing.
+absolute() {
+  case "$1" in
+    '' | /*) printf %s "$1" ;;
+    *) printf %s "$called_from/$1" ;;
+  esac
+}
+
+# check NAME PATTERN: the variable's value must match the whole extended regular expression.
+check() {
+  [[ ${!1} =~ ^($2)$ ]] || fail "--$1: '${!1}' is not one of: $2"
+}
+
+# The options every recipe has.
+check_options() {
+  check stage '[1-6]'
+  check stop_stage '[1-6]'
+  check host nemo
+  check routing 'dense|switch|omni|path:[1-9][0-9]*'
+  check seed '[0-9]+'
+  [ -f "conf/$size.yaml" ] || fail "--size: '$size' has no conf/$size.yaml; there are: $(cd conf && echo *.yaml)"
+  case "$python" in
+    '') python=python3; [ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python ;;
+    */*) python=$(absolute "$python") ;;
+  esac
+  "$python" -c 'import sigmel' 2>/dev/null ||
+    fail "--python: $python has no sigmel; install it (make install) or name another one"
+}
+
+# run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.
+# COMMAND writes under a temporary name and renames at the end, so that what exists is complete.
+run_stage() {
+  local number=$1 name=$2 made=$3 began=$SECONDS
+  shift 3
+  [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
+  if [ -e "$made" ]; then
+    echo "stage $number ($name): $made is there already"
+    return 0
+  fi
+  echo "stage $number ($name): making $made"
+  "$@"
+  [ -e "$made" ] || fail "stage $number ($name) ended without making $made"
+  echo "stage $number ($name): made $made in $((SECONDS - began)) s"
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it.
+#
+# Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
+#                 [--host nemo] [--python PYTHON]
+#
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
+# run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be
+# made again. --size names a file in conf/ (default: tiny; nano is for tests). Nothing is downloaded.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./path.sh
+
+stage=1 stop_stage=6 host=nemo size=tiny routing=omni seed=1 python=
+parse_options "stage stop_stage host size routing seed python" "$@"
+check_options
+
+case $size in # utterances to train, stop training early on, and test with
+  nano) utterances=(48 8 16) ;;
+  *) utterances=(6000 200 500) ;;
+esac
+data=data/train${utterances[0]}
+exp=exp/${host}_${size}_${routing/:/}_seed$seed
+
+run_stage 1 data "$data" \
+  "$python" local/data.py --output "$data" \
+  --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
+
+run_stage 2 tokens "$exp/tokenizer" \
+  "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
+
+run_stage 3 train "$exp/model.nemo" \
+  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" \
+  recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing" model.tokenizer.dir="$exp/tokenizer" \
+  model.train_ds.manifest_filepath="$data/train.jsonl" model.validation_ds.manifest_filepath="$data/dev.jsonl"
+
+run_stage 4 decode "$exp/decode" \
+  "$python" -m sigmel.hosts.nemo.transcribe --model "$exp/model.nemo" --output "$exp/decode" --routing-stats \
+  "$data"/test.jsonl "$data"/test_ood.jsonl
+
+run_stage 5 score "$exp/score" \
+  "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
+  --results results.json --tag host="$host" size="$size" routing="$routing" seed="$seed"
+
+run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
+
+[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
