@@ -56,7 +56,7 @@ def make_venv(venv, python):
     """Leaves a virtual environment with pip in it, of this Python."""
     if os.path.exists(python):
         found = output(python, "-c", "import platform; print(platform.python_version())").strip()
-        if found != VERSION:
+        if found.split(".")[:2] != VERSION.split(".")[:2]:
             sys.exit(
                 f"error: {venv} is of Python {found}, not {VERSION} ({sys.executable}); "
                 "remove it, or name another (make VENV=.venv-other venv)"
