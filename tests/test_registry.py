@@ -16,6 +16,8 @@ class Encoder:
     input_size: int
     subsampling_factor: int
 
+    def __init__(self, input_size, layers=2): ...
+
     def forward(self, features, lengths): ...
 
     def output_size(self): ...
@@ -49,6 +51,7 @@ def distribution(tmp_path, monkeypatch):
 ENCODER_SOURCE = """
     class Encoder:
         subsampling_factor = 4
+        def __init__(self, **options): ...
         @property
         def input_size(self): return 80
         def forward(self, features, lengths, masks=None): ...
@@ -136,6 +139,7 @@ def test_the_contract_lists_everything_that_is_missing():
         "Poor is not a valid encoder ('poor')",
         "cannot be called as forward(features, lengths): too many positional arguments",
         "has no method output_size()",
+        "cannot be built with input_size: got an unexpected keyword argument 'input_size'",
         "has no attribute input_size",
         "has no attribute subsampling_factor",
     ):

@@ -43,16 +43,19 @@ class Contract(NamedTuple):
     Attributes:
         methods: name -> the positional arguments it is called with.
         attributes: names that instances carry; a class shows them as class attributes, properties or annotations.
+        keywords: keyword arguments it is built with, whatever its other options are.
     """
 
     methods: dict[str, tuple[str, ...]]
     attributes: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Contract] = {
     "encoder": Contract(
         {"forward": ("features", "lengths"), "output_size": ()},
         attributes=("input_size", "subsampling_factor"),
+        keywords=("input_size",),
     ),
     "frontend": Contract({"forward": ("waveforms", "lengths"), "output_size": ()}),
     "attention": Contract(
@@ -233,6 +236,10 @@ def _check_contract(kind: str, name: str, cls: object) -> None:
             inspect.signature(function).bind(*arguments if bound else (cls, *arguments))
         except TypeError as error:
             faults.append(f"cannot be called as {call}: {error}")
+    try:
+        inspect.signature(cls).bind_partial(**dict.fromkeys(contract.keywords))
+    except TypeError as error:
+        faults.append(f"cannot be built with {', '.join(contract.keywords)}: {error}")
     declared = {attribute for base in cls.__mro__ for attribute in inspect.get_annotations(base)}
     for attribute in contract.attributes:
         if attribute not in declared and not hasattr(cls, attribute):
