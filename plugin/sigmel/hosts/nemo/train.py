@@ -35,6 +35,7 @@ from sigmel.data.atomic import atomic_path
 from sigmel.data.manifest import filter_trainable, read_manifest, write_manifest, write_skipped
 from sigmel.data.tokenizer import load_tokenizer, uncovered
 from sigmel.errors import SigmelError
+from sigmel.models.encoder import OmniRouterEncoder
 
 METRICS = ("step", "seconds", "train_loss", "aux_loss", "learning_rate", "val_loss", "val_wer")
 
@@ -198,12 +199,12 @@ def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
     """Return how many parameters a model has, and how many of them work on one frame."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = active = sum(parameter.numel() for parameter in model.parameters())
     for module in model.modules():
-        if hasattr(module, "parameter_counts"):
+        if isinstance(module, OmniRouterEncoder):
             counts = module.parameter_counts()
-            return total, total - counts.total + counts.active
-    return total, total
+            active -= counts.total - counts.active
+    return total, active
 
 
 def train(cfg: DictConfig) -> None:
