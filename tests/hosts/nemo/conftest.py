@@ -76,6 +76,7 @@ def model_config(corpus):
             "preprocessor": {
                 "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
                 "features": 80,
+                "window_stride": 0.01,
                 "normalize": "NA",
                 "dither": 0.0,
                 "pad_to": 0,
@@ -113,6 +114,18 @@ def model_config(corpus):
                 "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 3}},
             }
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def conformer_config(model_config):
+    """Function of options of NeMo's own Conformer: the configuration of a CTC model that has one."""
+
+    def make(**options) -> DictConfig:
+        config = model_config()
+        config.encoder = {**CONFORMER, **options}
+        return config
 
     return make
 

@@ -15,10 +15,12 @@ try:
 except PackageNotFoundError as error:
     raise SigmelError("sigmel.hosts.nemo needs NeMo: pip install 'sigmel[nemo]'") from error
 if _version.split(".")[0] != "3":
-    warnings.warn(f"sigmel supports nemo_toolkit >=3.0,<4; found {_version}, with which nothing was tested", stacklevel=2)
+    warnings.warn(
+        f"sigmel supports nemo_toolkit >=3.0,<4; found {_version}, with which nothing was tested", stacklevel=2
+    )
 
-from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, upcycle  # noqa: E402
-from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder  # noqa: E402
+from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, upcycle
+from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
 
 allow_targets()
 

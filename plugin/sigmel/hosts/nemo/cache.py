@@ -31,7 +31,8 @@ def pack(state: Any) -> Caches:
     attention, others, count = [], [], None
     for leaf in _leaves(state):
         if isinstance(leaf, AttentionState):
-            attention.append(torch.cat([leaf.keys, leaf.values], dim=1).transpose(1, 2).flatten(2))  # (B, L, 2 * H * d)
+            keys_and_values = torch.cat([leaf.keys, leaf.values], dim=1)  # (B, 2 * H, L, d)
+            attention.append(keys_and_values.transpose(1, 2).flatten(2))
         elif leaf.is_floating_point():
             others.append(leaf.flatten(1))
         else:

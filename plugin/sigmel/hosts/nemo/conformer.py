@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
-from nemo.collections.asr.parts.submodules.conformer_modules import ConformerFeedForward
+from nemo.collections.asr.parts.submodules.conformer_modules import ConformerFeedForward, ConformerLayer
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
@@ -40,12 +40,13 @@ class RoutedFeedForward(nn.Module):
         self.experts = ExpertFeedForward(dense.d_model, dense.d_ff, router.num_experts, activation="silu")
         self._router = (router,)  # inside a tuple it is no submodule of this layer
         self.pad_mask: Tensor | None = None  # (B, T) bool, true at padding; the layer sets it before each call
-        self.decision: RoutingDecision | None = None  # of the last call
+        self.routed: tuple[RoutingDecision, Tensor] | None = None  # the last decision and its (B, T) valid frames
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, D) from (B, T, D)."""
         valid = u.new_ones(u.shape[:2], dtype=torch.bool) if self.pad_mask is None else ~self.pad_mask
-        y, self.decision = self.experts(u, self._router[0], valid)
+        y, decision = self.experts(u, self._router[0], valid)
+        self.pad_mask, self.routed = None, (decision, valid)
         return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -96,31 +97,27 @@ class OmniRouterConformerEncoder(ConformerEncoder, RoutedEncoderMixin):
         self.routers, router_of_layer = build_routers(routing, groups, self.d_model, top_k, jitter, normalize_gates)
         for index, router in router_of_layer.items():
             layer = self.layers[index]
-            layer.feed_forward2 = RoutedFeedForward(layer.feed_forward2, self.routers[router])
+            layer.feed_forward2 = RoutedFeedForward(layer.feed_forward2, cast(Router, self.routers[router]))
             layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
 
     def forward_internal(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """See ConformerEncoder.forward_internal, which all its ways of being called lead to."""
         outputs = super().forward_internal(*args, **kwargs)
-        routed = [m for m in (layer.feed_forward2 for layer in self.layers) if isinstance(m, RoutedFeedForward)]
-        if routed:
-            self._report(outputs[1], routed)
+        aux_loss, routing = torch.zeros((), device=outputs[0].device), []
+        for layer in self.layers:
+            routed = getattr(layer.feed_forward2, "routed", None)
+            if routed is not None:
+                layer.feed_forward2.routed = None  # else it would keep the graph until the next call
+                routing.append(routed[0])
+                if self.training:
+                    aux_loss = aux_loss + self.load_balance_weight * load_balance_loss(*routed)
+                    aux_loss = aux_loss + self.z_loss_weight * router_z_loss(*routed)
+        if routing:
+            self.report_routing(routing, outputs[1], aux_loss)
         return outputs
 
-    def _report(self, lengths: Tensor, routed: list[RoutedFeedForward]) -> None:
-        aux_loss, routing = torch.zeros((), device=lengths.device), []
-        for feed_forward in routed:
-            decision, pad_mask = feed_forward.decision, feed_forward.pad_mask
-            feed_forward.decision = feed_forward.pad_mask = None  # else the graph would live until the next call
-            routing.append(decision)
-            if self.training:
-                valid = ~pad_mask
-                aux_loss = aux_loss + self.load_balance_weight * load_balance_loss(decision, valid)
-                aux_loss = aux_loss + self.z_loss_weight * router_z_loss(decision, valid)
-        self.report_routing(routing, lengths, aux_loss)
 
-
-def _show_padding(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _show_padding(layer: ConformerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Forward pre-hook of a layer: its feed-forward is not told about padding, and needs to know."""
     layer.feed_forward2.pad_mask = kwargs["pad_mask"]
 
@@ -142,7 +139,7 @@ def upcycle(model: ASRModel, **routing: Any) -> ASRModel:
     Raises:
         SigmelError: the encoder is no plain ConformerEncoder, or refuses an option.
     """
-    dense = getattr(model, "encoder", None)
+    dense = model.encoder
     if type(dense) is not ConformerEncoder:
         raise SigmelError(f"upcycle: the model's encoder must be a ConformerEncoder, not {type(dense).__name__}")
     conf = OmegaConf.to_container(model.cfg.encoder, resolve=True)

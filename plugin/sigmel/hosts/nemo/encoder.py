@@ -57,7 +57,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncode
         self._feat_out = self.core.output_size()
         self.subsampling_factor = self.core.subsampling_factor
         self.export_cache_support = False
-        self.streaming_cfg = None
+        self.streaming_cfg: CacheAwareStreamingConfig | None = None
         if getattr(self.core, "chunk_size", None) is not None:
             self.setup_streaming_params()
 
@@ -113,13 +113,15 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncode
             raise SigmelError("bypass_pre_encode: True is not supported by sigmel's encoders")
         if audio_signal.shape[1] != self._feat_in:
             raise SigmelError(
-                f"feat_in: {self._feat_in}, but the features are {tuple(audio_signal.shape)} (batch, features, frames); "
-                "set feat_in to the preprocessor's number of features"
+                f"feat_in: {self._feat_in}, but audio_signal is {tuple(audio_signal.shape)}, not (batch, feat_in, "
+                "frames); set feat_in to the preprocessor's number of features"
             )
         features = audio_signal.transpose(1, 2)  # (B, T, F)
         if length is None:
             length = torch.full(features.shape[:1], features.shape[1], device=features.device)
         if cache_last_channel is not None:
+            assert cache_last_time is not None  # for the type checker
+            assert cache_last_channel_len is not None
             return self._stream(features, length, (cache_last_channel, cache_last_time, cache_last_channel_len))
         output = self.core(features, length)
         if getattr(output, "routing", ()):
@@ -187,6 +189,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncode
         if not self.export_cache_support:
             features = torch.randn(max_batch, self._feat_in, max_dim, device=device)
             return features, torch.full((max_batch,), max_dim, device=device)
+        assert self.streaming_cfg is not None  # set_export_config, which asks for caches, made it
         frames = self.streaming_cfg.chunk_size
         features = torch.randn(max_batch, self._feat_in, frames, device=device)
         return features, torch.full((max_batch,), frames, device=device), *self.get_initial_cache_state(max_batch)
@@ -226,4 +229,4 @@ def _signature() -> inspect.Signature:
     )
 
 
-OmniRouterEncoder.__signature__ = _signature()  # type: ignore[attr-defined]
+OmniRouterEncoder.__signature__ = _signature()
