@@ -32,5 +32,6 @@ def context_mask(num_frames: int, chunk_size: int | None, left_context: int | No
 
 def attention_mask(valid: Tensor, context: Tensor) -> Tensor:
     """(B, 1, T, T) bool: keys that exist and are in context. A frame always sees itself, so no row is empty."""
-    itself = torch.eye(context.shape[0], dtype=torch.bool, device=context.device)
+    frame = torch.arange(context.shape[0], device=context.device)
+    itself = frame[:, None] == frame
     return (valid[:, None, :] & context | itself)[:, None]
