@@ -40,20 +40,16 @@ def parallel_map(
     from tqdm import tqdm
 
     workers = min(workers or usable_cpus(), max(len(items), 1))
-    progress = tqdm(total=len(items), desc=description, mininterval=1.0)
-    with progress:
-        if workers == 1:
-            for item in items:
-                yield function(context, item)
-                progress.update()
-            return
-        executor = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function, context))
-        try:
-            for result in executor.map(_run, items, chunksize=max(1, min(32, len(items) // (4 * workers)))):
-                yield result
-                progress.update()
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+    if workers == 1:
+        yield from tqdm((function(context, item) for item in items), description, len(items), mininterval=1.0)
+        return
+    executor = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function, context))
+    try:
+        # The processes start here, before the progress bar starts a thread, as threads and fork() do not go together.
+        results = executor.map(_run, items, chunksize=max(1, min(32, len(items) // (4 * workers))))
+        yield from tqdm(results, description, len(items), mininterval=1.0)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def usable_cpus() -> int:

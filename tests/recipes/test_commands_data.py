@@ -1,0 +1,179 @@
+"""The data stage of the espeak_commands recipe."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sigmel.data.audio import read_audio
+from sigmel.data.manifest import read_manifest
+
+pytest.importorskip("espeakng_loader")
+
+LOCAL = Path(__file__).parents[2] / "egs" / "espeak_commands" / "asr1" / "local"
+SETS = ("train", "dev", "test", "test_ood")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, LOCAL / f"{name.removeprefix('commands_')}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def grammar():
+    return load("grammar")
+
+
+@pytest.fixture(scope="module")
+def data(grammar):
+    return load("commands_data")
+
+
+def stage(data, *options):
+    return data.run_stage(lambda: data.build(data.parse([str(option) for option in options])))
+
+
+SIZES = ("--train", 60, "--dev", 20, "--test", 30)
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("data") / "tiny"
+    assert stage(data, "--output", output, *SIZES, "--workers", 1) == 0
+    return output
+
+
+def rows(folder, name):
+    return list(read_manifest(folder / f"{name}.jsonl"))
+
+
+# --- the grammar
+
+
+def test_at_least_300_words(grammar):
+    rng = np.random.default_rng(0)
+    said = {word for _ in range(30000) for word in grammar.sentence(rng).split()}
+    assert len(said) >= 300
+    assert said <= set(grammar.vocabulary())
+    assert len(said) > 0.97 * len(grammar.vocabulary())
+    assert all(re.fullmatch("[a-z]+", word) for word in grammar.vocabulary())
+
+
+def test_every_rule_is_defined_and_used(grammar):
+    referred = {
+        name for phrases in grammar.RULES.values() for phrase in phrases for name in re.findall(r"\{(.*?)\}", phrase)
+    }
+    assert referred | {"command"} == set(grammar.RULES)
+
+
+def test_sentences_are_of_moderate_length(grammar):
+    rng = np.random.default_rng(0)
+    lengths = [len(grammar.sentence(rng).split()) for _ in range(2000)]
+    assert 4 < np.mean(lengths) < 8
+    assert max(lengths) <= 20
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "zero"), (13, "thirteen"), (40, "forty"), (42, "forty two"), (100, "one hundred"),
+     (342, "three hundred and forty two"), (905, "nine hundred and five")],
+)  # fmt: skip
+def test_spell(grammar, number, words):
+    assert grammar.spell(number) == words
+
+
+@pytest.mark.parametrize(
+    ("day", "words"),
+    [(1, "first"), (12, "twelfth"), (20, "twentieth"), (22, "twenty second"), (30, "thirtieth"), (31, "thirty first")],
+)
+def test_spell_ordinal(grammar, day, words):
+    assert grammar.spell_ordinal(day) == words
+
+
+# --- the sets
+
+
+def test_sizes_and_sound(made):
+    assert [len(rows(made, name)) for name in SETS] == [60, 20, 30, 30]
+    for name in SETS:
+        for row in rows(made, name):
+            samples, rate = read_audio(made / row.audio_filepath)
+            assert rate == 16000
+            assert row.duration == pytest.approx(len(samples) / 16000, abs=1e-3)
+            assert 0.05 < np.abs(samples).max() < 1.0
+            # Nobody speaks more than seven words a second: nothing was cut off.
+            assert len(row.text.split()) / row.duration < 7
+    assert (made / "skipped.jsonl").read_text() == ""
+
+
+def test_sets_share_neither_sentences_nor_speakers(made):
+    sets = {name: rows(made, name) for name in SETS}
+    for first in SETS:
+        for second in SETS:
+            if first < second:
+                assert not {row.text for row in sets[first]} & {row.text for row in sets[second]}
+                if {first, second} != {"test", "test_ood"}:
+                    assert not {speaker(row) for row in sets[first]} & {speaker(row) for row in sets[second]}
+    for name in SETS[1:]:
+        assert len({row.text for row in sets[name]}) == len(sets[name])
+
+
+def speaker(row):
+    return row.speaker.split("+")[1]
+
+
+def test_speakers_of_sets_are_disjoint(data):
+    train, dev, test = (set(data.speakers(name)) for name in SETS[:3])
+    assert len(train) > 70
+    assert len(dev) >= 5
+    assert len(test) >= 10
+    assert not (train & dev) | (train & test) | (dev & test)
+    assert data.speakers("test_ood") == data.speakers("test")
+
+
+def test_unseen_accents_and_noise(made):
+    seen = {row.speaker.split("+")[0] for name in SETS[:3] for row in rows(made, name)}
+    unseen = {row.speaker.split("+")[0] for row in rows(made, "test_ood")}
+    assert unseen
+    assert not seen & unseen
+    assert {row.extra["noise"] for row in rows(made, "test_ood")} == {"babble"}
+    assert "babble" not in {row.extra.get("noise") for name in SETS[:3] for row in rows(made, name)}
+    assert np.mean([row.extra["snr"] for row in rows(made, "test_ood")]) < 15
+
+
+def test_same_seed_same_bytes_any_workers(data, made, tmp_path):
+    assert stage(data, "--output", tmp_path / "again", *SIZES, "--workers", 2) == 0
+    assert contents(tmp_path / "again") == contents(made)
+    assert stage(data, "--output", tmp_path / "other", *SIZES, "--seed", 3) == 0
+    assert contents(tmp_path / "other") != contents(made)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_complete_folder_is_left_alone(data, made, capsys):
+    assert stage(data, "--output", made, *SIZES) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert stage(data, "--output", made, "--train", 7) == 2
+    assert "another train" in capsys.readouterr().err
+
+
+def test_more_sentences_than_there_are(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "sentence", lambda rng: "always the same")
+    assert stage(data, "--output", tmp_path / "out", "--train", 1, "--dev", 2, "--test", 2) == 2
+    assert "different sentences" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--train", "0"], ["--dev", "-1"], ["--seed", "-1"], ["--train", "many"]])
+def test_wrong_options_exit_2(data, options):
+    with pytest.raises(SystemExit) as caught:
+        data.parse([*options, "--output", "x"])
+    assert caught.value.code == 2
