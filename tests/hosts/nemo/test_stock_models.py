@@ -48,17 +48,29 @@ def test_transcribe_with_timestamps(trained, corpus):
             assert all(0 <= span["start"] <= span["end"] <= 1.5 for span in hypothesis.timestamp["word"])
 
 
-def test_restoring_in_a_fresh_process(trained, corpus):
-    program = (
-        "import json, sys, sigmel.hosts.nemo\n"
-        "from nemo.collections.asr.models import ASRModel\n"
-        "model = ASRModel.restore_from(sys.argv[1], map_location='cpu')\n"
-        "print('RESULT', json.dumps([h.text for h in model.transcribe(sys.argv[2:], verbose=False)]))"
-    )
-    if trained.kind != "hybrid_bpe":  # one fresh process is enough: importing NeMo takes long
-        pytest.skip("covered by the hybrid model")
-    done = subprocess.run([sys.executable, "-c", program, trained.path, *corpus.files], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+# The pattern of NeMo's own transcription script: it restores before there is any Trainer.
+SCRIPT = """
+import json
+from nemo.collections.asr.models import ASRModel
+from nemo.core.config import hydra_runner
+
+
+@hydra_runner(config_path=".", config_name="config")
+def main(cfg):
+    model = ASRModel.restore_from(cfg.model, map_location="cpu")
+    print("RESULT", json.dumps([h.text for h in model.transcribe(list(cfg.files), verbose=False)]))
+
+
+main()
+"""
+
+
+@pytest.mark.parametrize("trained", ["hybrid_bpe"], indirect=True)
+def test_unmodified_nemo_script_restores_and_transcribes(trained, corpus, tmp_path):
+    (tmp_path / "transcribe.py").write_text(SCRIPT)
+    (tmp_path / "config.yaml").write_text(f"model: {trained.path}\nfiles: {json.dumps(corpus.files)}\n")
+    done = subprocess.run([sys.executable, "transcribe.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert json.loads(line[7:]) == [h.text for h in trained.model.transcribe(corpus.files, verbose=False)]
 

@@ -21,7 +21,8 @@ if _version.split(".")[0] != "3":
 
 from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, upcycle
 from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
+from sigmel.hosts.nemo.monitor import RoutingMonitor
 
 allow_targets()
 
-__all__ = ["OmniRouterConformerEncoder", "OmniRouterEncoder", "RegisteredEncoder", "upcycle"]
+__all__ = ["OmniRouterConformerEncoder", "OmniRouterEncoder", "RegisteredEncoder", "RoutingMonitor", "upcycle"]
