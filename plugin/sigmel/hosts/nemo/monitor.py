@@ -15,8 +15,8 @@ class RoutingMonitor(Callback):
     """Logs what the routers do, in the batch of every `trainer.log_every_n_steps`-th step.
 
     For the n-th layer with experts "routing/layer_<n>/load_<e>" (share of the choices that went to expert e),
-    "routing/layer_<n>/entropy" (nats) and "routing/layer_<n>/dead_experts" (how many were not chosen); for each pair of
-    such layers "routing/overlap_<n>_<n + 1>" (mean Jaccard overlap of a frame's experts). Give it to the trainer:
+    "routing/layer_<n>/entropy" (nats) and "routing/layer_<n>/dead_experts" (how many were not chosen); for each pair
+    of such layers "routing/overlap_<n>_<n + 1>" (mean Jaccard overlap of a frame's experts). Give it to the trainer:
     `Trainer(callbacks=[RoutingMonitor()])`.
 
     Raises:
