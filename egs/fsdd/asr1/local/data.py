@@ -313,12 +313,12 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
     words = ACCENTS[accent].split() if foreign else WORDS
     voice = f"{accent}+{variants()[rng.integers(len(variants()))]}"
     settings = {
-        "speed": int(rng.integers(110, 231)),
+        "speed": int(rng.integers(90, 201)),
         "pitch": int(rng.integers(0, 91)),
         "pitch_range": int(rng.integers(10, 91)),
     }
     with EspeakVoice(voice, **settings) as speaker:
-        if rng.random() < 0.5:
+        if rng.random() < 0.3:  # in one breath
             spoken = speaker.say(" ".join(words[digit] for digit in digits))
             parts = [resample(spoken, ESPEAK_RATE, SAMPLE_RATE)]
         else:
