@@ -77,6 +77,10 @@ class ConvSubsampling(nn.Module):
             groups = channels if n else 1
             self.strided.append(nn.Conv2d(inputs, channels, 3, stride=2, padding=(0, 1), groups=groups))
             self.pointwise.append(nn.Conv2d(channels, channels, 1) if n else nn.Identity())
+        for conv in (*self.strided, *self.pointwise):
+            if isinstance(conv, nn.Conv2d):  # keeps the variance through the ReLUs, which torch's default does not
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
         self.linear = nn.Linear(channels * self.bins[-1], d_model)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -162,6 +162,7 @@ class OmniRouterEncoder(nn.Module):
             if subsampling == "conv"
             else StackSubsampling(input_size, d_model, subsampling_factor)
         )
+        self.input_norm = nn.LayerNorm(d_model)  # what the blocks add at first must not drown the features
         self.dropout = nn.Dropout(dropout)
 
         groups = parse_expert_layers(expert_layers, num_layers, experts)
@@ -208,7 +209,7 @@ class OmniRouterEncoder(nn.Module):
             lengths: (B,) int64, in feature frames.
         """
         features = features * valid_frames(lengths, features.shape[1])[..., None]
-        x = self.subsampling(features)  # (B, T', D)
+        x = self.input_norm(self.subsampling(features))  # (B, T', D)
         lengths = self.output_lengths(lengths)
         valid = valid_frames(lengths, x.shape[1])  # (B, T')
         mask = attention_mask(valid, context_mask(x.shape[1], self.chunk_size, self.left_context, x.device))
@@ -273,6 +274,7 @@ class OmniRouterEncoder(nn.Module):
     def _step_chunk(self, features: Tensor, state: EncoderState, lengths: Tensor) -> tuple[Tensor, EncoderState]:
         features = features * valid_frames(lengths, features.shape[1])[..., None]
         x, subsampling = self.subsampling.step(features, state.subsampling)
+        x = self.input_norm(x)
         batch, frames, _ = x.shape
         past = state.blocks[0].attention.keys.shape[2]
         valid = valid_frames(self.output_lengths(lengths), frames)  # (B, T)
