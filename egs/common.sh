@@ -54,7 +54,7 @@ check_options() {
     */*) python=$(absolute "$python") ;;
   esac
   "$python" -c 'import sigmel' 2>/dev/null ||
-    fail "--python: $python has no sigmel; install it (make install) or name another one"
+    fail "--python: $python has no sigmel; install it (make venv) or name another one"
 }
 
 # run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.

@@ -17,7 +17,7 @@ parse_options "stage stop_stage host size routing seed python" "$@"
 check_options
 
 case $size in # utterances to train, stop training early on, and test with
-  nano) utterances=(48 8 16) ;;
+  nano*) utterances=(48 8 16) ;;
   *) utterances=(6000 200 500) ;;
 esac
 data=data/train${utterances[0]}
@@ -31,7 +31,7 @@ run_stage 2 tokens "$exp/tokenizer" \
   "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
 
 run_stage 3 train "$exp/model.nemo" \
-  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" \
+  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" hydra.job.chdir=false \
   recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing" model.tokenizer.dir="$exp/tokenizer" \
   model.train_ds.manifest_filepath="$data/train.jsonl" model.validation_ds.manifest_filepath="$data/dev.jsonl"
 

@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 stage=1 stop_stage=6 host=nemo size=tiny routing=omni seed=1 python= fsdd_dir= test_speaker=none
 parse_options "stage stop_stage host size routing seed python fsdd_dir test_speaker" "$@"
 check_options
-check test_speaker '[A-Za-z0-9]+'
+check test_speaker '[A-Za-z0-9_-]+'
 fsdd_dir=$(absolute "$fsdd_dir")
 
 if [ "$test_speaker" = all ]; then
@@ -31,7 +31,7 @@ if [ "$test_speaker" = all ]; then
 fi
 
 case $size in # utterances to train on
-  nano) train=48 ;;
+  nano*) train=48 ;;
   *) train=16000 ;;
 esac
 split=official
@@ -46,7 +46,7 @@ run_stage 2 tokens "$exp/tokenizer" \
   "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 32
 
 run_stage 3 train "$exp/model.nemo" \
-  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" \
+  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" hydra.job.chdir=false \
   recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing" model.tokenizer.dir="$exp/tokenizer" \
   model.train_ds.manifest_filepath="$data/train.jsonl" model.validation_ds.manifest_filepath="$data/dev.jsonl"
 

@@ -274,7 +274,8 @@ def _step(checkpoint: Path) -> int:
 def main(cfg: DictConfig) -> None:
     """Run `train`; print an error as one line and exit with 2, or with 130 after Ctrl-C."""
     nemo_logging.setLevel(nemo_logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         train(cfg)
     except (SigmelError, OmegaConfBaseException, InstantiationException) as error:
