@@ -208,7 +208,12 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def train(cfg: DictConfig) -> None:
-    """Train as ``cfg`` says; go on from the newest checkpoint where there is one."""
+    """Train as ``cfg`` says; go on from the newest checkpoint where there is one.
+
+    Raises:
+        SigmelError: a setting or a manifest that cannot be used.
+        SystemExit: with 130, after Ctrl-C.
+    """
     recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), cfg.recipe))
     exp_dir = Path(recipe.exp_dir)
     if recipe.threads:
@@ -238,14 +243,21 @@ def train(cfg: DictConfig) -> None:
         "num_sanity_val_steps": 0,
         "log_every_n_steps": recipe.log_every,
     }
-    trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
-    model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
+    try:
+        trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
+        model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
+    except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
+        raise SigmelError(str(error.__cause__ or error)) from error
     total, active = parameter_counts(model)
     print(
         f"training {total:,} parameters ({active:,} active) for {trainer.max_steps} steps on "
         f"{torch.get_num_threads()} threads" + (f", from {resume.name}" if resume else "")
     )
-    trainer.fit(model, ckpt_path=resume)
+    try:
+        trainer.fit(model, ckpt_path=resume)
+    except (SystemExit, KeyboardInterrupt):
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
     if recipe.average_last > 1:
         earlier = [path for path in folder.glob("*.ckpt") if _step(path) < trainer.global_step]
@@ -278,8 +290,8 @@ def main(cfg: DictConfig) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         train(cfg)
-    except (SigmelError, OmegaConfBaseException, InstantiationException) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (SigmelError, OmegaConfBaseException) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
 

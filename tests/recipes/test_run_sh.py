@@ -1,0 +1,131 @@
+"""The recipes' run.sh: the whole way from text to a table, killed on the way; and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EGS = Path(__file__).parents[2] / "egs"
+MADE = {"data", "exp", "downloads", "results.json"}
+pytestmark = pytest.mark.xdist_group("recipes")
+
+
+@pytest.fixture(scope="module")
+def egs(tmp_path_factory):
+    """A copy of the recipes, without what they have made."""
+    return shutil.copytree(EGS, tmp_path_factory.mktemp("copy") / "egs", ignore=lambda _, names: MADE & set(names))
+
+
+def start(recipe: Path, *options: str) -> subprocess.Popen:
+    command = [str(recipe / "run.sh"), "--python", sys.executable, *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=recipe.parent
+    )
+
+
+def finish(recipe: Path, *options: str) -> tuple[int, str, str]:
+    process = start(recipe, *options)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+@pytest.mark.slow
+def test_espeak_commands_from_text_to_table(egs):
+    pytest.importorskip("nemo.collections.asr")
+    pytest.importorskip("espeakng_loader")
+    recipe = egs / "espeak_commands/asr1"
+    # Enough steps to be killed among them.
+    (recipe / "conf/nano_long.yaml").write_text("defaults: [nano, _self_]\ntrainer:\n  max_steps: 60\n")
+    exp = recipe / "exp/nemo_nano_long_path2_seed3"
+    options = ("--size", "nano_long", "--routing", "path:2", "--seed=3")
+
+    killed = start(recipe, *options)
+    deadline = time.monotonic() + 240
+    while not list((exp / "checkpoints").glob("*.ckpt")):
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not (exp / "model.nemo").exists()
+    tokenizer = (exp / "tokenizer/tokenizer.model").stat().st_mtime_ns
+
+    status, output, errors = finish(recipe, *options)
+    assert status == 0, errors
+    assert "stage 1 (data): data/train48 is there already" in output
+    assert ", from epoch" in output  # training went on from a checkpoint
+    assert (exp / "tokenizer/tokenizer.model").stat().st_mtime_ns == tokenizer
+    assert json.loads((exp / "train.json").read_text())["steps"] == 60
+    rows = json.loads((recipe / "results.json").read_text())
+    assert [row["test_set"] for row in rows] == ["test", "test_ood"]
+    wanted = "test_set wer cer sub del ins words wer_low wer_high host size routing seed params_total params_active"
+    for row in rows:
+        assert {*wanted.split(), "training_seconds", "rtfx"} <= {key for key in row if row[key] is not None}
+        assert (row["routing"], row["seed"], row["size"]) == ("path:2", 3, "nano_long")
+    for made in ("score/test/hyp.trn", "score/test_ood/per_utt.jsonl", "plots/training.png", "plots/experts_test.png"):
+        assert (exp / made).stat().st_size
+    readme = (recipe / "README.md").read_text()
+    assert "| test nemo nano_long path:2 seed 3 | 16 |" in readme
+
+    status, output, _ = finish(recipe, *options)
+    assert status == 0
+    assert output.count("is there already") == 6
+    assert "making" not in output
+    assert (recipe / "README.md").read_text() == readme
+
+
+@pytest.mark.parametrize("corpus", ["espeak_commands", "fsdd"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sed", "1"], "unknown option: --sed"),
+        (["--seed"], "--seed needs a value"),
+        (["--seed", "one"], "--seed: 'one' is not one of"),
+        (["3"], "unexpected argument: 3"),
+        (["--stage", "7"], "--stage: '7' is not one of"),
+        (["--routing", "path:0"], "--routing: 'path:0' is not one of"),
+        (["--host", "espnet"], "--host: 'espnet' is not one of"),
+        (["--size", "huge"], "--size: 'huge' has no conf/huge.yaml"),
+        (["--python", "/nowhere/python"], "--python: /nowhere/python has no sigmel"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_made(egs, corpus, options, message):
+    recipe = egs / corpus / "asr1"
+    before = sorted(recipe.rglob("*"))
+    status, output, errors = finish(recipe, *options)
+    assert status == 2
+    assert errors.strip().startswith("error: ")
+    assert message in errors
+    assert not output
+    assert sorted(recipe.rglob("*")) == before
+
+
+@pytest.mark.parametrize("corpus", ["espeak_commands", "fsdd"])
+def test_help_is_the_comment_at_the_top(egs, corpus):
+    status, output, _ = finish(egs / corpus / "asr1", "--help")
+    assert status == 0
+    assert "Usage: ./run.sh" in output
+    assert "set -euo" not in output
+
+
+def test_fsdd_takes_every_speaker_in_turn(egs, tmp_path):
+    """With data that are there already, every speaker reaches its own training."""
+    pytest.importorskip("sentencepiece")
+    recordings = tmp_path / "corpus/recordings"
+    recordings.mkdir(parents=True)
+    for speaker in ("anna", "bert_2"):
+        (recordings / f"0_{speaker}_0.wav").touch()
+        data = egs / f"fsdd/asr1/data/loso_{speaker}_train48"
+        data.mkdir(parents=True)
+        (data / "train.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1.0, "text": "zero one"}\n')
+    options = ("--size", "nano", "--stop_stage", "2", "--test_speaker", "all", "--fsdd_dir", str(tmp_path / "corpus"))
+    status, _, errors = finish(egs / "fsdd/asr1", *options)
+    assert status == 0, errors
+    for speaker in ("anna", "bert_2"):
+        assert (egs / f"fsdd/asr1/exp/nemo_nano_omni_seed1_loso_{speaker}/tokenizer/tokenizer.model").exists()
