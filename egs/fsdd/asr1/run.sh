@@ -32,7 +32,7 @@ fi
 
 case $size in # utterances to train on
   nano*) train=48 ;;
-  *) train=16000 ;;
+  *) train=8000 ;;
 esac
 split=official
 [ "$test_speaker" = none ] || split=loso_$test_speaker
@@ -43,7 +43,7 @@ run_stage 1 data "$data" \
   "$python" local/data.py --output "$data" --train "$train" --test-speaker "$test_speaker" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 32
+  "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type word
 
 run_stage 3 train "$exp/model.nemo" \
   "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" hydra.job.chdir=false \

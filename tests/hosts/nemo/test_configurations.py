@@ -45,7 +45,7 @@ def test_name_and_text_tell_the_parameters(name):
 
 @pytest.mark.parametrize("routing", ["dense", "switch", "omni", "path:2"])
 def test_routing_is_one_word(routing):
-    encoder = _encoder(_compose("omni_router_ctc_tiny_2400k_1400kactive", f"model.encoder.routing={routing}"))
+    encoder = _encoder(_compose("omni_router_ctc_tiny_2300k_1300kactive", f"model.encoder.routing={routing}"))
     assert len(encoder.core.routers) == {"dense": 0, "switch": 4, "omni": 1, "path:2": 2}[routing]
 
 

@@ -37,7 +37,7 @@ def test_unmodified_nemo_script_trains_one_of_our_configurations(corpus, tmp_pat
     command = [
         sys.executable,
         "train.py",
-        "--config-name=omni_router_ctc_tiny_2400k_1400kactive",
+        "--config-name=omni_router_ctc_tiny_2300k_1300kactive",
         f"model.train_ds.manifest_filepath={corpus.manifest}",
         f"model.validation_ds.manifest_filepath={corpus.manifest}",
         f"model.tokenizer.dir={corpus.tokenizer}",

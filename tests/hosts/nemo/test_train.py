@@ -71,6 +71,27 @@ def test_a_run_killed_half_way_goes_on_where_it_stopped(config, monkeypatch):
     assert transcribe.load_model(exp / "model.nemo").encoder.core.routers
 
 
+def test_one_seed_gives_one_model(config, tmp_path):
+    found = []
+    for name in ("first", "second"):
+        config.recipe.exp_dir = str(tmp_path / name)
+        train.train(config.copy())
+        found.append(transcribe.load_model(tmp_path / name / "model.nemo").state_dict())
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    config.recipe |= {"exp_dir": str(tmp_path / "third"), "seed": 2}
+    train.train(config)
+    other = transcribe.load_model(tmp_path / "third/model.nemo").state_dict()
+    assert not all(torch.equal(value, other[key]) for key, value in found[0].items())
+
+
+def test_a_damaged_checkpoint_is_named(config):
+    damaged = Path(config.recipe.exp_dir) / "checkpoints/epoch=0-step=2.ckpt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half a file")
+    with pytest.raises(SigmelError, match=r"step=2\.ckpt: a damaged checkpoint"):
+        train.train(config)
+
+
 def test_other_settings_do_not_resume_an_experiment(config):
     train.check_same_settings(config, Path(config.recipe.exp_dir) / "config.yaml")
     train.check_same_settings(config, Path(config.recipe.exp_dir) / "config.yaml")
@@ -117,6 +138,7 @@ def test_bad_manifests_are_named(config, tmp_path, change, message):
     ("key", "value", "message"),
     [
         ("recipe.sede", 3, "sede"),
+        ("recipe.average_last", 0, "recipe.average_last: 0"),
         ("trainer.max_stepz", 3, "max_stepz"),
         ("model.encoder.expertz", 3, "expertz"),
         ("model.encoder.experts", 1, "experts: 1"),
