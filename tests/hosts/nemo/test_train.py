@@ -78,26 +78,23 @@ def test_one_seed_gives_one_model(config, tmp_path):
         train.train(config.copy())
         found.append(transcribe.load_model(tmp_path / name / "model.nemo").state_dict())
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
-    config.recipe |= {"exp_dir": str(tmp_path / "third"), "seed": 2}
+    config.recipe.exp_dir, config.recipe.seed = str(tmp_path / "third"), 2
     train.train(config)
     other = transcribe.load_model(tmp_path / "third/model.nemo").state_dict()
     assert not all(torch.equal(value, other[key]) for key, value in found[0].items())
 
 
-def test_a_damaged_checkpoint_is_named(config):
-    damaged = Path(config.recipe.exp_dir) / "checkpoints/epoch=0-step=2.ckpt"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"half a file")
+def test_a_checkpoint_that_does_not_fit_is_named(config, tmp_path):
+    checkpoint, settings = tmp_path / "epoch=0-step=2.ckpt", tmp_path / "config.yaml"
+    settings.write_text(OmegaConf.to_yaml(config))
+    torch.save({"state_dict": {}}, checkpoint)
+    train.check_resumable(checkpoint, config, settings)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:99])
     with pytest.raises(SigmelError, match=r"step=2\.ckpt: a damaged checkpoint"):
-        train.train(config)
-
-
-def test_other_settings_do_not_resume_an_experiment(config):
-    train.check_same_settings(config, Path(config.recipe.exp_dir) / "config.yaml")
-    train.check_same_settings(config, Path(config.recipe.exp_dir) / "config.yaml")
+        train.check_resumable(checkpoint, config, settings)
     config.recipe.seed = 2
     with pytest.raises(SigmelError, match="begun with other settings"):
-        train.check_same_settings(config, Path(config.recipe.exp_dir) / "config.yaml")
+        train.check_resumable(checkpoint, config, settings)
 
 
 def test_averaging_is_the_mean_of_the_weights(tmp_path):
@@ -145,6 +142,7 @@ def test_bad_manifests_are_named(config, tmp_path, change, message):
         ("model.encoder.top_k", 9, "top_k: 9"),
         ("model.encoder.routing", "path:3", "path:3"),
         ("model.tokenizer.dir", "nowhere", "nowhere.*no such file"),
+        ("model.validation_ds.manifest_filepath", None, r"model\.validation_ds\.manifest_filepath"),
         ("model.train_ds.manifest_filepath", "nowhere.jsonl", r"nowhere\.jsonl: no such"),
     ],
 )

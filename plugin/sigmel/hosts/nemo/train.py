@@ -60,6 +60,12 @@ class Recipe:
     checkpoint_every: int = 200
     average_last: int = 1
 
+    def validate(self) -> None:
+        """Raise a SigmelError that names a number too small."""
+        for name in ("log_every", "checkpoint_every", "average_last"):
+            if (value := getattr(self, name)) < 1:
+                raise SigmelError(f"recipe.{name}: {value} must be at least 1")
+
 
 class Progress(pl.Callback):
     """Writes ``metrics.csv`` and one line of progress; its history travels in the checkpoints."""
@@ -106,6 +112,10 @@ class Progress(pl.Callback):
         )
         self._print(trainer, loss)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if sys.stdout.isatty():
+            print()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logged = trainer.callback_metrics
         self._record(trainer.global_step, **{key: float(logged[key]) for key in ("val_loss", "val_wer")})
@@ -147,6 +157,8 @@ def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: P
         SigmelError: naming the manifest and the utterance when its text holds what the tokenizer cannot spell, or
             when no utterance is left.
     """
+    if not section.manifest_filepath:
+        raise SigmelError(f"model.{name}_ds.manifest_filepath: names no manifest")
     tokenizer = load_tokenizer(Path(model.tokenizer.dir))
     path = Path(section.manifest_filepath)
     utterances = list(read_manifest(path))
@@ -177,14 +189,16 @@ def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: P
         print(f"{path}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
 
 
-def check_same_settings(cfg: DictConfig, path: Path) -> None:
-    """Keep the settings of an experiment in ``path``; refuse to resume it with others."""
-    text = OmegaConf.to_yaml(cfg, resolve=True)
-    if path.exists() and path.read_text() != text:
-        raise SigmelError(f"{path.parent} was begun with other settings (see {path.name}); remove it to start anew")
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(text)
+def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
+    """Raise a SigmelError if ``checkpoint`` cannot be read, or was made with other settings than ``cfg``."""
+    if settings.read_text() != OmegaConf.to_yaml(cfg, resolve=True):
+        raise SigmelError(
+            f"{settings.parent} was begun with other settings (see {settings.name}); remove it to start anew"
+        )
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    except Exception as error:  # a damaged file fails in many ways
+        raise SigmelError(f"{checkpoint}: a damaged checkpoint; remove it to go on from an earlier one") from error
 
 
 def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
@@ -215,15 +229,20 @@ def train(cfg: DictConfig) -> None:
         SystemExit: with 130, after Ctrl-C.
     """
     recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), cfg.recipe))
+    recipe.validate()
     exp_dir = Path(recipe.exp_dir)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    exp_dir.mkdir(parents=True, exist_ok=True)
-    check_same_settings(cfg, exp_dir / "config.yaml")
-    for name in ("train_ds", "validation_ds"):
-        check_manifest(name.split("_")[0], cfg.model[name], cfg.model, exp_dir)
+    folder, settings = exp_dir / "checkpoints", exp_dir / "config.yaml"
+    resume = max(folder.glob("*.ckpt"), key=_step, default=None)
+    if resume:
+        check_resumable(resume, cfg, settings)
+    else:
+        with atomic_path(settings) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    for name in ("train", "validation"):
+        check_manifest(name, cfg.model[f"{name}_ds"], cfg.model, exp_dir)
 
-    folder = exp_dir / "checkpoints"
     saving = ModelCheckpoint(
         dirpath=folder,
         monitor="step",
@@ -231,7 +250,6 @@ def train(cfg: DictConfig) -> None:
         save_top_k=recipe.average_last,
         every_n_train_steps=recipe.checkpoint_every,
     )
-    resume = max(folder.glob("*.ckpt"), key=_step, default=None)
     # A resumed run must not see the random numbers of the first run again.
     pl.seed_everything(recipe.seed + (_step(resume) if resume else 0), verbose=False)
     progress = Progress(exp_dir / "metrics.csv", recipe.log_every)
@@ -290,7 +308,7 @@ def main(cfg: DictConfig) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         train(cfg)
-    except (SigmelError, OmegaConfBaseException) as error:
+    except (SigmelError, OmegaConfBaseException, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
