@@ -60,14 +60,15 @@ def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequenc
     Raises:
         SigmelError: their numbers differ, or all references are empty, so that there is no rate.
     """
-    from kaldialign import bootstrap_wer_ci, edit_distance
-
+    kaldialign = _kaldialign()
     if len(references) != len(hypotheses):
         raise SigmelError(f"{len(references)} references, but {len(hypotheses)} hypotheses")
     if not any(references):
         raise SigmelError("every reference is empty, so there is no error rate")
-    counts = [edit_distance(*pair) for pair in zip(references, hypotheses, strict=True)]
-    interval = bootstrap_wer_ci(list(map(list, references)), list(map(list, hypotheses)), replications=2000, seed=seed)
+    counts = [kaldialign.edit_distance(*pair) for pair in zip(references, hypotheses, strict=True)]
+    interval = kaldialign.bootstrap_wer_ci(
+        list(map(list, references)), list(map(list, hypotheses)), replications=2000, seed=seed
+    )
     return ErrorRate(
         total=sum(map(len, references)),
         sub=sum(count["sub"] for count in counts),
@@ -114,8 +115,7 @@ def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, Erro
     Raises:
         SigmelError: as `error_rate`.
     """
-    from kaldialign import align, edit_distance
-
+    kaldialign = _kaldialign()
     references = [row["text"].split() for row in rows]
     hypotheses = [row["pred_text"].split() for row in rows]
     words = error_rate(references, hypotheses)
@@ -126,10 +126,10 @@ def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, Erro
         (folder / file).write_text("".join(lines), encoding="utf-8")
     with (folder / "per_utt.jsonl").open("w", encoding="utf-8") as per_utterance:
         for row, reference, hypothesis in zip(rows, references, hypotheses, strict=True):
-            count = edit_distance(reference, hypothesis)
+            count = kaldialign.edit_distance(reference, hypothesis)
             found = {"id": row["id"], "words": len(reference)} | {key: count[key] for key in ("sub", "del", "ins")}
             found |= {"text": " ".join(reference), "pred_text": " ".join(hypothesis)}
-            found["alignment"] = align(reference, hypothesis, GAP)
+            found["alignment"] = kaldialign.align(reference, hypothesis, GAP)
             per_utterance.write(json.dumps(found, ensure_ascii=False) + "\n")
     return words, characters
 
@@ -157,6 +157,14 @@ def result_row(test_set: str, words: ErrorRate, characters: ErrorRate) -> dict[s
         "cer_low": round(characters.low, 2),
         "cer_high": round(characters.high, 2),
     }
+
+
+def _kaldialign() -> Any:
+    try:
+        import kaldialign
+    except ImportError as error:
+        raise SigmelError("scoring needs kaldialign: pip install 'sigmel[score]'") from error
+    return kaldialign
 
 
 def _trn_id(row: dict[str, Any]) -> str:

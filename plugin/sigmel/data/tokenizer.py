@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.manifest import read_manifest
@@ -42,8 +42,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
     Raises:
         SigmelError: no text, an unknown type, or a vocabulary smaller than the text's alphabet.
     """
-    from sentencepiece import SentencePieceTrainer
-
+    sentencepiece = _sentencepiece()
     if model_type not in TYPES:
         raise SigmelError(f"tokenizer type {model_type!r} is unknown; one of {', '.join(TYPES)}")
     sentences = [text for text in texts if text.strip()]
@@ -61,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
         vocab_size = len(alphabet) + 1
 
     with atomic_dir(folder) as temporary:
-        SentencePieceTrainer.train(
+        sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_prefix=str(temporary / "tokenizer"),
             model_type=model_type,
@@ -86,13 +85,12 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
 
 def load_tokenizer(folder: Path) -> SentencePieceProcessor:
     """Load the tokenizer that lies in ``folder``."""
-    from sentencepiece import SentencePieceProcessor
-
+    sentencepiece = _sentencepiece()
     path = Path(folder) / "tokenizer.model"
     if not path.is_file():
         raise SigmelError(f"{path}: no such file; train a tokenizer first (python -m sigmel.data.tokenizer)")
     try:
-        return SentencePieceProcessor(model_file=str(path))
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise SigmelError(f"{path}: not a SentencePiece model") from error
 
@@ -101,6 +99,14 @@ def uncovered(processor: SentencePieceProcessor, text: str) -> list[str]:
     """Return the parts of ``text`` that the tokenizer has no piece for."""
     pieces = processor.encode(text, out_type=str)
     return [piece for piece in pieces if processor.is_unknown(processor.piece_to_id(piece))]
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise SigmelError("tokenizers need SentencePiece: pip install sentencepiece") from error
+    return sentencepiece
 
 
 def main(argv: Sequence[str] | None = None) -> int:
