@@ -59,14 +59,6 @@ class ExpertFeedForward(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
-    @torch.no_grad()
-    def copy_dense(self, linear1: nn.Linear, linear2: nn.Linear) -> None:
-        """Make every expert the same dense feed-forward ("upcycling", arXiv 2212.05055)."""
-        for mine, dense in ((self.w1, linear1.weight), (self.w2, linear2.weight)):
-            mine.copy_(dense)
-        for mine, bias in ((self.b1, linear1.bias), (self.b2, linear2.bias)):
-            mine.zero_() if bias is None else mine.copy_(bias)
-
     def forward(self, u: Tensor, router: Router, valid: Tensor) -> tuple[Tensor, RoutingDecision]:
         """Route and transform u (B, T, D); frames where `valid` (B, T) is false come out as zero."""
         decision = router(u)
