@@ -139,7 +139,8 @@ def test_z_loss_is_the_squared_log_sum_exp():
 
 def test_copies_of_a_dense_feed_forward_are_the_dense_feed_forward():
     dense, experts = FeedForward(6, 12, "silu", 0.0), ExpertFeedForward(6, 12, 3, "silu")
-    copies = {"w1": dense.linear1.weight, "b1": dense.linear1.bias, "w2": dense.linear2.weight, "b2": dense.linear2.bias}
+    first, second = dense.linear1, dense.linear2
+    copies = {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias}
     experts.load_state_dict({name: p.expand_as(getattr(experts, name)) for name, p in copies.items()})
     u = torch.randn(2, 5, 6)
     y, _ = experts(u, Router(6, 3, normalize_gates=True), torch.ones(2, 5, dtype=torch.bool))
