@@ -78,7 +78,8 @@ class ConvSubsampling(nn.Module):
             self.strided.append(nn.Conv2d(inputs, channels, 3, stride=2, padding=(0, 1), groups=groups))
             self.pointwise.append(nn.Conv2d(channels, channels, 1) if n else nn.Identity())
         for conv in (*self.strided, *self.pointwise):
-            if isinstance(conv, nn.Conv2d):  # keeps the variance through the ReLUs, which torch's default does not
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                # Keeps the variance through the ReLUs, which torch's default does not.
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 nn.init.zeros_(conv.bias)
         self.linear = nn.Linear(channels * self.bins[-1], d_model)
