@@ -1,6 +1,7 @@
 """Merging rows, the tables, and what stands in a README."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -44,6 +45,13 @@ def test_a_row_replaces_that_of_the_same_set_and_system_only(tmp_path):
     ]
     add_rows(path, reversed(rows))
     assert read_results(path) == rows  # the order does not depend on what came first
+
+
+def test_systems_scored_at_once_lose_no_row(tmp_path):
+    path = tmp_path / "results.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: add_rows(path, [make(seed=seed)]), range(24)))
+    assert {row["seed"] for row in read_results(path)} == set(range(24))
 
 
 def test_the_summary_is_the_mean_over_seeds():

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sigmel.data.atomic import atomic_path
+from sigmel.data.atomic import atomic_path, locked
 from sigmel.errors import SigmelError
 
 Row = dict[str, Any]
@@ -50,11 +50,12 @@ def read_results(path: Path) -> list[Row]:
 
 def add_rows(path: Path, rows: Iterable[Row]) -> None:
     """Merge rows into a results file, atomically: a row replaces that of the same set and system (`KEY`)."""
-    old = read_results(path) if path.exists() else []
-    merged = {_key(row): row for row in [*old, *rows]}
-    with atomic_path(path) as temporary:
-        ordered = [merged[key] for key in sorted(merged)]
-        temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with locked(path.parent):  # several systems may be scored at once
+        old = read_results(path) if path.exists() else []
+        merged = {_key(row): row for row in [*old, *rows]}
+        with atomic_path(path) as temporary:
+            ordered = [merged[key] for key in sorted(merged)]
+            temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, str]:

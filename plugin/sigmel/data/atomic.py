@@ -49,6 +49,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold ``folder`` against other processes that lock it too: for a file that is read, changed and written back."""
+    import fcntl  # there is none on Windows, where only recipes, which are for bash, would miss it
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the empty folder ``<path>.tmp`` to fill; rename it to ``path`` on success, remove it on any error.
 
