@@ -9,8 +9,6 @@ import soundfile
 from sigmel.analysis.plots import log_mel
 from sigmel.cli import main
 
-pytest.importorskip("matplotlib")
-
 
 def test_a_tone_stands_at_its_mel_channel():
     seconds = np.arange(16000) / 16000

@@ -9,8 +9,6 @@ from sigmel.data import espeak
 from sigmel.data.espeak import EspeakVoice, english_voices, languages, synthesize, variants
 from sigmel.errors import SigmelError
 
-pytest.importorskip("espeakng_loader")
-
 
 def test_voices():
     assert {"en", "en-us", "en-029", "en-gb-scotland", "en-us-nyc"} <= set(english_voices()) <= set(languages())

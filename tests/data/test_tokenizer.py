@@ -8,7 +8,6 @@ from sigmel.data.manifest import Utterance, write_manifest
 from sigmel.data.tokenizer import TYPES, load_tokenizer, main, train_tokenizer, uncovered
 from sigmel.errors import SigmelError
 
-pytest.importorskip("sentencepiece")
 TEXTS = ["one two three", "four five six", "seven eight nine ten", "two two"] * 5
 
 

@@ -11,8 +11,6 @@ import pytest
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_manifest
 
-pytest.importorskip("espeakng_loader")
-
 LOCAL = Path(__file__).parents[2] / "egs" / "espeak_commands" / "asr1" / "local"
 SETS = ("train", "dev", "test", "test_ood")
 

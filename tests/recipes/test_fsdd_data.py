@@ -19,8 +19,6 @@ from sigmel.data.audio import read_audio, write_wav
 from sigmel.data.manifest import read_manifest
 from sigmel.errors import SigmelError
 
-pytest.importorskip("espeakng_loader")
-
 SCRIPT = Path(__file__).parents[2] / "egs" / "fsdd" / "asr1" / "local" / "data.py"
 SPEAKERS = {"ann": 1.0, "bob": 0.7, "carl_otto": 1.3}
 

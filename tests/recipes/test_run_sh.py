@@ -37,8 +37,6 @@ def finish(recipe: Path, *options: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_espeak_commands_from_text_to_table(egs):
-    pytest.importorskip("nemo.collections.asr")
-    pytest.importorskip("espeakng_loader")
     recipe = egs / "espeak_commands/asr1"
     # Enough steps to be killed among them.
     (recipe / "conf/nano_long.yaml").write_text("defaults: [nano, _self_]\ntrainer:\n  max_steps: 60\n")
@@ -116,7 +114,6 @@ def test_help_is_the_comment_at_the_top(egs, corpus):
 
 def test_fsdd_takes_every_speaker_in_turn(egs, tmp_path):
     """With data that are there already, every speaker reaches its own training."""
-    pytest.importorskip("sentencepiece")
     recordings = tmp_path / "corpus/recordings"
     recordings.mkdir(parents=True)
     for speaker in ("anna", "bert_2"):

@@ -6,9 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-
-pytest.importorskip("nemo.collections.asr")
-
 from lightning.pytorch import Trainer
 from nemo.collections.asr import models
 from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
