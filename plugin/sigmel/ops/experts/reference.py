@@ -22,25 +22,30 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Groups:
-    """Assignments sorted by expert, so that each expert's frames form one contiguous block of rows.
+    """Choices sorted by expert, so that each expert's frames form one contiguous block of rows.
 
     Attributes:
-        order: (N * K,) assignment (frame * K + choice) of each sorted row; rows of expert -1 come first.
+        order: (N * K,) choice (frame * K + k) of each sorted row; rows of expert -1 come first.
         frame: (N * K,) frame of each sorted row.
-        slices: one (expert, rows) pair for each expert that any frame chose.
+        blocks: one (expert, rows) pair for each expert that any frame chose.
     """
 
     def __init__(self, experts: Tensor, num_experts: int):
+        self.shape = experts.shape
         flat = experts.flatten()
         self.order = flat.argsort(stable=True)
-        self.frame = self.order // experts.shape[1]
+        self.frame = self.order // self.shape[1]
         sizes = torch.bincount(flat + 1, minlength=num_experts + 1).tolist()
-        self.slices: list[tuple[int, slice]] = []
+        self.blocks: list[tuple[int, slice]] = []
         start = sizes[0]
         for expert, size in enumerate(sizes[1:]):
             if size:
-                self.slices.append((expert, slice(start, start + size)))
+                self.blocks.append((expert, slice(start, start + size)))
             start += size
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """(N, K, ...) from sorted rows (N * K, ...)."""
+        return torch.empty_like(rows).index_copy_(0, self.order, rows).unflatten(0, self.shape)
 
 
 def sorted_experts(
@@ -59,14 +64,13 @@ def sorted_experts(
         (N, D) outputs, and the (N * K, F) pre-activations in sorted order, which the derivative needs.
     """
     groups = Groups(experts, w1.shape[0])
-    act = ACTIVATIONS[activation]
-    gate = gates.flatten()[groups.order, None].to(x.dtype)  # (N * K, 1)
-    out = torch.zeros_like(x)
-    hidden = x.new_zeros(len(groups.order), w1.shape[1])
-    for e, rows in groups.slices:
-        torch.addmm(b1[e], x[groups.frame[rows]], w1[e].T, out=hidden[rows])
-        out.index_add_(0, groups.frame[rows], gate[rows] * torch.addmm(b2[e], act(hidden[rows]), w2[e].T))
-    return out, hidden
+    rows = x[groups.frame]
+    hidden = x.new_zeros(len(rows), w1.shape[1])
+    out = torch.zeros_like(rows)
+    for e, block in groups.blocks:
+        torch.addmm(b1[e], rows[block], w1[e].T, out=hidden[block])
+        torch.addmm(b2[e], ACTIVATIONS[activation](hidden[block]), w2[e].T, out=out[block])
+    return (groups.restore(out) * gates[..., None].to(x.dtype)).sum(1), hidden
 
 
 def sorted_experts_backward(
@@ -83,23 +87,29 @@ def sorted_experts_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Derivative of `sorted_experts`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
     groups = Groups(experts, w1.shape[0])
-    gate = gates.flatten()[groups.order, None].to(x.dtype)
-    grad_x, grad_gate = torch.zeros_like(x), x.new_zeros(len(groups.order))
+    gate = gates.flatten()[groups.order, None].to(x.dtype)  # (N * K, 1)
+    rows, grad_rows = x[groups.frame], grad[groups.frame]  # (N * K, D)
+    grad_x, grad_gate = torch.zeros_like(rows), x.new_zeros(len(rows))
     grad_w1, grad_b1, grad_w2, grad_b2 = map(torch.zeros_like, (w1, b1, w2, b2))
-    for e, rows in groups.slices:
-        frame = groups.frame[rows]
-        value = ACTIVATIONS[activation](hidden[rows])
-        grad_out = grad[frame]  # (n, D)
-        grad_gate[rows] = (grad_out * torch.addmm(b2[e], value, w2[e].T)).sum(-1)
-        grad_out = grad_out * gate[rows]
+    for e, block in groups.blocks:
+        value = ACTIVATIONS[activation](hidden[block])
+        grad_value = grad_rows[block] @ w2[e]  # of the ungated output; it yields the gate's gradient too
+        grad_gate[block] = (grad_value * value).sum(-1) + grad_rows[block] @ b2[e]
+        grad_out = grad_rows[block] * gate[block]
         torch.mm(grad_out.T, value, out=grad_w2[e])
         torch.sum(grad_out, 0, out=grad_b2[e])
-        grad_pre = DERIVATIVES[activation](grad_out @ w2[e], hidden[rows])
-        torch.mm(grad_pre.T, x[frame], out=grad_w1[e])
-        torch.sum(grad_pre, 0, out=grad_b1[e])
-        grad_x.index_add_(0, frame, grad_pre @ w1[e])
-    grad_gates = torch.zeros_like(gates).flatten().index_copy_(0, groups.order, grad_gate.to(gates.dtype))
-    return grad_x, grad_gates.view_as(gates), grad_w1, grad_b1, grad_w2, grad_b2
+        grad_hidden = DERIVATIVES[activation](grad_value * gate[block], hidden[block])
+        torch.mm(grad_hidden.T, rows[block], out=grad_w1[e])
+        torch.sum(grad_hidden, 0, out=grad_b1[e])
+        torch.mm(grad_hidden, w1[e], out=grad_x[block])
+    return (
+        groups.restore(grad_x).sum(1),
+        groups.restore(grad_gate).to(gates.dtype),
+        grad_w1,
+        grad_b1,
+        grad_w2,
+        grad_b2,
+    )
 
 
 def every_expert(
