@@ -18,7 +18,7 @@ check_options
 
 case $size in # utterances to train, stop training early on, and test with
   nano*) utterances=(48 8 16) ;;
-  tiny) utterances=(6000 200 500) ;;
+  tiny) utterances=(10000 200 500) ;;
   *) utterances=(20000 200 500) ;;
 esac
 data=data/train${utterances[0]}

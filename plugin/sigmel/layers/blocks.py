@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from sigmel.layers.attention import AttentionState, MultiHeadAttention
 from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.routing import Router, RoutingDecision
+
+Layer = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -29,6 +32,8 @@ class TransformerBlock(nn.Module):
         feed_forward: dense, or the experts.
         dropout: probability, on what is added.
     """
+
+    convolution: ConvolutionModule  # a Conformer block has one
 
     def __init__(
         self,
@@ -56,8 +61,9 @@ class TransformerBlock(nn.Module):
             rotary: angles, or None.
             router: the router of this layer, or None if it is dense.
         """
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, rotary))
-        return self._feed_forward(x, valid, router)
+        return self._compose(
+            x, lambda u: self.attention(u, mask, rotary), lambda u: self.convolution(u, valid), valid, router
+        )
 
     def step(
         self,
@@ -70,14 +76,29 @@ class TransformerBlock(nn.Module):
         router: Router | None,
     ) -> tuple[Tensor, BlockState]:
         """The next chunk x (B, T, D); the mask (B, 1, T, L + T) covers the L frames of the state too."""
-        y, attention = self.attention.step(self.attention_norm(x), state.attention, mask, left_context, rotary)
-        x, _ = self._feed_forward(x + y, valid, router)
-        return x, BlockState(attention, state.convolution)
+        after = replace(state)
+
+        def attend(u: Tensor) -> Tensor:
+            y, after.attention = self.attention.step(u, state.attention, mask, left_context, rotary)
+            return y
+
+        def convolve(u: Tensor) -> Tensor:
+            y, after.convolution = self.convolution.step(u, state.convolution, valid)
+            return y
+
+        return self._compose(x, attend, convolve, valid, router)[0], after
 
     def initial_state(self, batch_size: int, left_context: int | None) -> BlockState:
         """No past."""
         weight = self.feed_forward_norm.weight
         return BlockState(self.attention.initial_state(batch_size, left_context), weight.new_zeros(batch_size, 0))
+
+    def _compose(
+        self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None
+    ) -> tuple[Tensor, RoutingDecision | None]:
+        """What the block is made of, offline and streamed alike; a Transformer block has no use for `convolve`."""
+        x = x + self.dropout(attend(self.attention_norm(x)))
+        return self._feed_forward(x, valid, router)
 
     def _feed_forward(
         self, x: Tensor, valid: Tensor, router: Router | None, scale: float = 1.0
@@ -118,39 +139,17 @@ class ConformerBlock(TransformerBlock):
         self.convolution = convolution
         self.final_norm = nn.LayerNorm(d_model)
 
-    def forward(
-        self, x: Tensor, mask: Tensor, valid: Tensor, rotary: Tensor | None, router: Router | None
-    ) -> tuple[Tensor, RoutingDecision | None]:
-        """See `TransformerBlock.forward`."""
-        x = self._first_half(x)
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, rotary))
-        x = x + self.dropout(self.convolution(self.convolution_norm(x), valid))
-        x, decision = self._feed_forward(x, valid, router, scale=0.5)
-        return self.final_norm(x), decision
-
-    def step(
-        self,
-        x: Tensor,
-        state: BlockState,
-        mask: Tensor,
-        valid: Tensor,
-        left_context: int | None,
-        rotary: Tensor | None,
-        router: Router | None,
-    ) -> tuple[Tensor, BlockState]:
-        """See `TransformerBlock.step`."""
-        x = self._first_half(x)
-        y, attention = self.attention.step(self.attention_norm(x), state.attention, mask, left_context, rotary)
-        x = x + y
-        y, convolution = self.convolution.step(self.convolution_norm(x), state.convolution, valid)
-        x, _ = self._feed_forward(x + y, valid, router, scale=0.5)
-        return self.final_norm(x), BlockState(attention, convolution)
-
     def initial_state(self, batch_size: int, left_context: int | None) -> BlockState:
         """No past."""
         return BlockState(
             self.attention.initial_state(batch_size, left_context), self.convolution.initial_state(batch_size)
         )
 
-    def _first_half(self, x: Tensor) -> Tensor:
-        return x + 0.5 * self.dropout(self.first_feed_forward(self.first_feed_forward_norm(x)))
+    def _compose(
+        self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None
+    ) -> tuple[Tensor, RoutingDecision | None]:
+        x = x + 0.5 * self.dropout(self.first_feed_forward(self.first_feed_forward_norm(x)))
+        x = x + self.dropout(attend(self.attention_norm(x)))
+        x = x + self.dropout(convolve(self.convolution_norm(x)))
+        x, decision = self._feed_forward(x, valid, router, scale=0.5)
+        return self.final_norm(x), decision
