@@ -10,7 +10,7 @@
 # data set; without one it is downloaded into downloads/.
 # Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
 # run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is
-X
+# to be made again. --size names a file in conf/ (default: tiny; quick compares systems; nano is for tests).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
