@@ -1,9 +1,13 @@
 """NeMo accepts our classes in programs that do not import sigmel."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -34,11 +38,16 @@ main()
 
 def test_unmodified_nemo_script_trains_one_of_our_configurations(corpus, tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
+    # A stereo recording at another rate among them.
+    rows = Path(corpus.manifest).read_text().splitlines()
+    soundfile.write(tmp_path / "stereo.wav", 0.1 * np.random.standard_normal((44100, 2)), 44100)
+    rows[0] = json.dumps({"audio_filepath": str(tmp_path / "stereo.wav"), "duration": 1.0, "text": "one two three"})
+    (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
     command = [
         sys.executable,
         "train.py",
         "--config-name=omni_router_ctc_tiny_2300k_1300kactive",
-        f"model.train_ds.manifest_filepath={corpus.manifest}",
+        f"model.train_ds.manifest_filepath={tmp_path}/train.jsonl",
         f"model.validation_ds.manifest_filepath={corpus.manifest}",
         f"model.tokenizer.dir={corpus.tokenizer}",
         "model.train_ds.batch_size=2",
