@@ -172,3 +172,15 @@ def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
 def router_z_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
     """Mean squared log-sum-exp of the scores over valid frames, which keeps them small (arXiv 2202.08906, eq. 5)."""
     return (decision.logits.logsumexp(-1).square() * valid).sum() / valid.sum().clamp(min=1)
+
+
+def auxiliary_loss(
+    decision: RoutingDecision, valid: Tensor, load_balance_weight: float, z_loss_weight: float
+) -> Tensor:
+    """What one layer adds to the training loss: a weighted sum of the two above; weight 0 leaves one out."""
+    loss = torch.zeros((), device=valid.device)
+    if load_balance_weight:
+        loss = loss + load_balance_weight * load_balance_loss(decision, valid)
+    if z_loss_weight:
+        loss = loss + z_loss_weight * router_z_loss(decision, valid)
+    return loss

@@ -18,10 +18,9 @@ from sigmel.layers.positions import sinusoids
 from sigmel.layers.routing import (
     Router,
     RoutingDecision,
+    auxiliary_loss,
     build_routers,
-    load_balance_loss,
     parse_expert_layers,
-    router_z_loss,
 )
 from sigmel.layers.subsampling import ConvSubsampling, StackSubsampling
 
@@ -222,10 +221,7 @@ class OmniRouterEncoder(nn.Module):
             x, decision = block(x, mask, valid, rotary, router)
             if decision is not None:
                 routing.append(decision)
-                if self.load_balance_weight:
-                    aux_loss = aux_loss + self.load_balance_weight * load_balance_loss(decision, valid)
-                if self.z_loss_weight:
-                    aux_loss = aux_loss + self.z_loss_weight * router_z_loss(decision, valid)
+                aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
         return EncoderOutput(self.final_norm(x) * valid[..., None], lengths, aux_loss, tuple(routing))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

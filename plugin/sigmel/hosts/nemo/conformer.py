@@ -17,10 +17,9 @@ from sigmel.layers.experts import ExpertFeedForward
 from sigmel.layers.routing import (
     Router,
     RoutingDecision,
+    auxiliary_loss,
     build_routers,
-    load_balance_loss,
     parse_expert_layers,
-    router_z_loss,
 )
 
 
@@ -108,10 +107,10 @@ class OmniRouterConformerEncoder(ConformerEncoder, RoutedEncoderMixin):
             routed = getattr(layer.feed_forward2, "routed", None)
             if routed is not None:
                 layer.feed_forward2.routed = None  # else it would keep the graph until the next call
-                routing.append(routed[0])
+                decision, valid = routed
+                routing.append(decision)
                 if self.training:
-                    aux_loss = aux_loss + self.load_balance_weight * load_balance_loss(*routed)
-                    aux_loss = aux_loss + self.z_loss_weight * router_z_loss(*routed)
+                    aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
         if routing:
             self.report_routing(routing, outputs[1], aux_loss)
         return outputs
