@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import sigmel
-from sigmel.errors import SigmelError
+from sigmel.errors import exit_status
 
 VERBS = {
     "list": ("sigmel.listing", "what is registered, and where it comes from"),
@@ -24,13 +24,17 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns its exit status: 2 for an error the user can mend, 130 when interrupted."""
+    """Run one verb and return its exit status, see `sigmel.errors.exit_status`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # A terminal that cannot show a character is no failure.
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="sigmel", description="Omni-router speech encoders: tools.")
     parser.add_argument("--version", action="version", version=sigmel.__version__)
+    return exit_status(lambda: _run(parser, argv))
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
     try:
@@ -45,12 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # The reader has seen enough, as in `sigmel list | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (SigmelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

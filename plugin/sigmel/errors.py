@@ -1,6 +1,9 @@
-"""Errors that are the user's to mend."""
+"""Errors that are the user's to mend, and how a command ends with one."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 
 class SigmelError(ValueError):
@@ -8,3 +11,19 @@ class SigmelError(ValueError):
 
     Commands print it as one line and exit with status 2, without a traceback.
     """
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status: its own, 2 after one line about an error, 130 after Ctrl-C.
+
+    Args:
+        command: returns its status; None is 0.
+    """
+    try:
+        return command() or 0
+    except (SigmelError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-made was kept", file=sys.stderr)
+        return 130

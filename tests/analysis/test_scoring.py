@@ -124,3 +124,8 @@ def test_bad_rows_are_named_and_leave_nothing(decoded, capsys, line, message):
     assert main(["score", f"{decoded}/decode", "--output", f"{decoded}/score"]) == 2
     assert message in capsys.readouterr().err
     assert not (decoded / "score").exists()
+
+
+def test_a_folder_that_is_not_there_says_what_to_do(tmp_path, capsys):
+    assert main(["score", f"{tmp_path}/decode", "--output", f"{tmp_path}/score"]) == 2
+    assert f"{tmp_path}/decode: no such file or folder; decode a test set first" in capsys.readouterr().err

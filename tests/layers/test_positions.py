@@ -17,7 +17,7 @@ def test_scores_after_rotation_depend_on_distance():
 
 
 def test_rotation_keeps_the_norm():
-    x = torch.randn(2, 3, 5, 8)
+    x = torch.randn(2, 5, 3, 8)
     torch.testing.assert_close(rotate(x, sinusoids(torch.arange(5), 8)).norm(dim=-1), x.norm(dim=-1))
 
 

@@ -34,7 +34,7 @@ def data(grammar):
 
 
 def stage(data, *options):
-    return data.run_stage(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
 
 
 SIZES = ("--train", 60, "--dev", 20, "--test", 30)

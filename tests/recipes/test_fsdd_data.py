@@ -50,7 +50,7 @@ def fsdd(tmp_path_factory):
 
 
 def stage(data, *options):
-    return data.run_stage(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
 
 
 @pytest.fixture(scope="module")

@@ -225,6 +225,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``sigmel score``."""
+    for path in args.decoded:
+        if not path.exists():
+            raise SigmelError(f"{path}: no such file or folder; decode a test set first")
     files = [
         file
         for path in args.decoded

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,16 +54,3 @@ def write_sets(folder: Path, sets: Mapping[str, Sequence[Utterance]], skipped: S
         print(f"{name}.jsonl: {len(utterances)} utterances, {hours:.2f} hours")
     write_skipped(folder / "skipped.jsonl", skipped)
     print(f"skipped.jsonl: {len(skipped)}")
-
-
-def run_stage(stage: Callable[[], None]) -> int:
-    """Run a stage and return its exit status: 0, 2 after one line about wrong input, 130 after Ctrl-C."""
-    try:
-        stage()
-    except SigmelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was kept", file=sys.stderr)
-        return 130
-    return 0

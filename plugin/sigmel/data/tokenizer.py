@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.manifest import read_manifest
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, exit_status
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -124,8 +124,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (SigmelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_status(main))

@@ -73,8 +73,12 @@ class MultiHeadAttention(nn.Module):
         return AttentionState(empty, empty)
 
     def _project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, d) each
-        return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
+        heads = self.in_proj(x).unflatten(-1, (3 * self.num_heads, -1))  # (B, T, 3 * H, d)
+        q_and_k, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
+        if rotary is not None:
+            q_and_k = rotate(q_and_k, rotary)  # both at once: half as many operations
+        q, k = q_and_k.chunk(2, dim=2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.out_proj(heads.transpose(1, 2).flatten(2))

@@ -27,9 +27,9 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864): pairs (x[i], x[i + d/2]) are turned by their angle.
 
     Args:
-        x: (B, H, T, d) queries or keys.
-        angles: (T, d) or (B, 1, T, d) from `sinusoids(positions, d)`: sines and cosines.
+        x: (B, T, H, d) queries or keys, or both side by side.
+        angles: (T, d) or (B, T, d) from `sinusoids(positions, d)`: sines and cosines.
     """
-    sin, cos = angles.to(x.dtype).chunk(2, dim=-1)
+    sin, cos = angles[..., None, :].to(x.dtype).chunk(2, dim=-1)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -299,8 +299,7 @@ class OmniRouterEncoder(nn.Module):
         if self.positions == "sinusoidal":
             return x + sinusoids(positions, self.d_model).to(x.dtype), None
         if self.positions == "rope":
-            angles = sinusoids(positions, self.d_model // self.num_heads)
-            return x, angles if positions.dim() == 1 else angles[:, None]
+            return x, sinusoids(positions, self.d_model // self.num_heads)
         return x, None
 
 

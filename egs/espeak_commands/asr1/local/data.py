@@ -39,8 +39,8 @@ from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import synthesize, variants
 from sigmel.data.manifest import Utterance
 from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, run_stage, write_sets
-from sigmel.errors import SigmelError
+from sigmel.data.stage import data_folder, write_sets
+from sigmel.errors import SigmelError, exit_status
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
@@ -170,4 +170,4 @@ def build(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse(None)
-    sys.exit(run_stage(lambda: build(arguments)))
+    sys.exit(exit_status(lambda: build(arguments)))

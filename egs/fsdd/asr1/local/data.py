@@ -50,8 +50,8 @@ from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, english_voices, variants
 from sigmel.data.manifest import Skipped, Utterance
 from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, run_stage, write_sets
-from sigmel.errors import SigmelError
+from sigmel.data.stage import data_folder, write_sets
+from sigmel.errors import SigmelError, exit_status
 
 # Version 1.0.9 is the one with five speakers; size and checksum are those which TensorFlow Datasets has on record.
 ARCHIVE_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz"
@@ -414,4 +414,4 @@ def build(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse(None)
-    sys.exit(run_stage(lambda: build(arguments)))
+    sys.exit(exit_status(lambda: build(arguments)))

@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sigmel.data.atomic import atomic_path
 from sigmel.data.manifest import filter_trainable, read_manifest, write_manifest, write_skipped
 from sigmel.data.tokenizer import load_tokenizer, uncovered
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, exit_status
 from sigmel.models.encoder import OmniRouterEncoder
 
 METRICS = ("step", "seconds", "train_loss", "aux_loss", "learning_rate", "val_loss", "val_wer")
@@ -302,15 +302,18 @@ def _step(checkpoint: Path) -> int:
 
 @hydra_runner(config_path=".")
 def main(cfg: DictConfig) -> None:
-    """Run `train`; print an error as one line and exit with 2, or with 130 after Ctrl-C."""
+    """Run `train` and exit as `exit_status` says."""
     nemo_logging.setLevel(nemo_logging.ERROR)
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        train(cfg)
-    except (SigmelError, OmegaConfBaseException, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+
+    def command() -> None:
+        try:
+            train(cfg)
+        except OmegaConfBaseException as error:  # a key or a value that the configuration cannot have
+            raise SigmelError(str(error)) from error
+
+    sys.exit(exit_status(command))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sigmel.analysis.routing import RoutingStatistics
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_manifest
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, exit_status
 from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
 
 Row = dict[str, Any]
@@ -185,8 +185,4 @@ def _duration(row: Row) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (SigmelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_status(main))

@@ -27,6 +27,7 @@ class Groups:
     Attributes:
         order: (N * K,) choice (frame * K + k) of each sorted row; rows of expert -1 come first.
         frame: (N * K,) frame of each sorted row.
+        idle: how many rows are of expert -1.
         blocks: one (expert, rows) pair for each expert that any frame chose.
     """
 
@@ -35,17 +36,32 @@ class Groups:
         flat = experts.flatten()
         self.order = flat.argsort(stable=True)
         self.frame = self.order // self.shape[1]
-        sizes = torch.bincount(flat + 1, minlength=num_experts + 1).tolist()
+        self.idle, *sizes = torch.bincount(flat + 1, minlength=num_experts + 1).tolist()
         self.blocks: list[tuple[int, slice]] = []
-        start = sizes[0]
-        for expert, size in enumerate(sizes[1:]):
+        start = self.idle
+        for expert, size in enumerate(sizes):
             if size:
                 self.blocks.append((expert, slice(start, start + size)))
             start += size
 
+    def allocate(self, like: Tensor, *columns: int) -> Tensor:
+        """(N * K, *columns) sorted rows for the blocks to be written to; those of expert -1 are zero."""
+        rows = like.new_empty(len(self.order), *columns)
+        rows[: self.idle] = 0
+        return rows
+
+    def gate(self, gates: Tensor, like: Tensor) -> Tensor:
+        """(N * K, 1) gates (N, K) of the sorted rows."""
+        return gates.flatten()[self.order, None].to(like.dtype)
+
     def restore(self, rows: Tensor) -> Tensor:
         """(N, K, ...) from sorted rows (N * K, ...)."""
         return torch.empty_like(rows).index_copy_(0, self.order, rows).unflatten(0, self.shape)
+
+    def combine(self, rows: Tensor) -> Tensor:
+        """(N, ...) from sorted rows (N * K, ...): the sum over the K choices of a frame."""
+        rows = self.restore(rows)
+        return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1)
 
 
 def sorted_experts(
@@ -65,12 +81,13 @@ def sorted_experts(
     """
     groups = Groups(experts, w1.shape[0])
     rows = x[groups.frame]
-    hidden = x.new_zeros(len(rows), w1.shape[1])
-    out = torch.zeros_like(rows)
+    hidden, out = groups.allocate(x, w1.shape[1]), groups.allocate(x, x.shape[1])
     for e, block in groups.blocks:
         torch.addmm(b1[e], rows[block], w1[e].T, out=hidden[block])
-        torch.addmm(b2[e], ACTIVATIONS[activation](hidden[block]), w2[e].T, out=out[block])
-    return (groups.restore(out) * gates[..., None].to(x.dtype)).sum(1), hidden
+    value = ACTIVATIONS[activation](hidden)
+    for e, block in groups.blocks:
+        torch.addmm(b2[e], value[block], w2[e].T, out=out[block])
+    return groups.combine(out.mul_(groups.gate(gates, x))), hidden
 
 
 def sorted_experts_backward(
@@ -87,23 +104,24 @@ def sorted_experts_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Derivative of `sorted_experts`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
     groups = Groups(experts, w1.shape[0])
-    gate = gates.flatten()[groups.order, None].to(x.dtype)  # (N * K, 1)
-    rows, grad_rows = x[groups.frame], grad[groups.frame]  # (N * K, D)
-    grad_x, grad_gate = torch.zeros_like(rows), x.new_zeros(len(rows))
+    rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
+    grad_out, value = grad_rows * gate, ACTIVATIONS[activation](hidden)
+    grad_value, grad_gate = groups.allocate(hidden, hidden.shape[1]), groups.allocate(hidden)
     grad_w1, grad_b1, grad_w2, grad_b2 = map(torch.zeros_like, (w1, b1, w2, b2))
     for e, block in groups.blocks:
-        value = ACTIVATIONS[activation](hidden[block])
-        grad_value = grad_rows[block] @ w2[e]  # of the ungated output; it yields the gate's gradient too
-        grad_gate[block] = (grad_value * value).sum(-1) + grad_rows[block] @ b2[e]
-        grad_out = grad_rows[block] * gate[block]
-        torch.mm(grad_out.T, value, out=grad_w2[e])
-        torch.sum(grad_out, 0, out=grad_b2[e])
-        grad_hidden = DERIVATIVES[activation](grad_value * gate[block], hidden[block])
-        torch.mm(grad_hidden.T, rows[block], out=grad_w1[e])
-        torch.sum(grad_hidden, 0, out=grad_b1[e])
-        torch.mm(grad_hidden, w1[e], out=grad_x[block])
+        torch.mm(grad_rows[block], w2[e], out=grad_value[block])  # of the ungated output: the gate's gradient needs it
+        torch.mv(grad_rows[block], b2[e], out=grad_gate[block])
+        torch.mm(grad_out[block].T, value[block], out=grad_w2[e])
+        torch.sum(grad_out[block], 0, out=grad_b2[e])
+    grad_gate += (grad_value * value).sum(-1)
+    grad_hidden = DERIVATIVES[activation](grad_value * gate, hidden)
+    grad_x = groups.allocate(x, x.shape[1])
+    for e, block in groups.blocks:
+        torch.mm(grad_hidden[block].T, rows[block], out=grad_w1[e])
+        torch.sum(grad_hidden[block], 0, out=grad_b1[e])
+        torch.mm(grad_hidden[block], w1[e], out=grad_x[block])
     return (
-        groups.restore(grad_x).sum(1),
+        groups.combine(grad_x),
         groups.restore(grad_gate).to(gates.dtype),
         grad_w1,
         grad_b1,
