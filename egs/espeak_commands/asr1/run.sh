@@ -18,8 +18,8 @@ check_options
 
 case $size in # utterances to train, stop training early on, and test with
   nano*) utterances=(48 8 16) ;;
-  tiny) utterances=(10000 200 500) ;;
-  *) utterances=(20000 200 500) ;;
+  tiny) utterances=(25000 200 500) ;;
+  *) utterances=(60000 200 500) ;;
 esac
 data=data/train${utterances[0]}
 exp=exp/${host}_${size}_${routing/:/}_seed$seed
