@@ -1,6 +1,6 @@
 # make demo    a recogniser trained and scored on this machine
 # make test    all checks and tests
-# make venv    only the environment; make lint, make clean
+# make venv    only the environment; make espnet, those with ESPnet 202511 and 202611; make lint, make clean
 #
 # Needs Python 3.10 to 3.13 and nothing else: no root, no network beyond the package index.
 
@@ -12,17 +12,23 @@ TORCH ?= torch==2.13.0
 EXTRAS ?= nemo,espeak,plot,score,recipes,test
 JOBS ?= 2
 
+ESPNET ?= .venv-espnet
+ESPNET3 ?= .venv-espnet3
+ESPNET_EXTRAS ?= espeak,plot,score,recipes,test
+
 BIN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed
 DEMO = egs/espeak_commands/asr1
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test lint venv espnet clean
 
 demo: $(STAMP)
 	$(DEMO)/run.sh --python $(BIN)/python --size tiny
 
-test: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+test: lint espnet
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --ignore tests/hosts/espnet
+	$(ESPNET)/bin/pytest -n $(JOBS) --dist loadgroup tests/hosts/espnet
+	$(ESPNET3)/bin/pytest -n $(JOBS) --dist loadgroup tests/hosts/espnet
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,9 +37,19 @@ lint: $(STAMP)
 
 venv: $(STAMP)
 
+espnet: $(ESPNET)/installed $(ESPNET3)/installed
+
 $(STAMP): setup.cfg pyproject.toml .ci/venv.py
 	$(PYTHON) .ci/venv.py $(VENV) '$(TORCH)' $(EXTRAS)
 	touch $@
 
+$(ESPNET)/installed: setup.cfg pyproject.toml .ci/venv.py $(wildcard patches/*/*)
+	$(PYTHON) .ci/venv.py $(ESPNET) '$(TORCH)' $(ESPNET_EXTRAS) espnet-202511
+	touch $@
+
+$(ESPNET3)/installed: setup.cfg pyproject.toml .ci/venv.py $(wildcard patches/*/*)
+	$(PYTHON) .ci/venv.py $(ESPNET3) '$(TORCH)' $(ESPNET_EXTRAS) espnet-202611
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist plugin/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ESPNET) $(ESPNET3) build dist plugin/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

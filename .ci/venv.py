@@ -1,7 +1,8 @@
-"""Makes the virtual environment of `make venv`: python .ci/venv.py VENV TORCH EXTRAS
+"""Makes a virtual environment of the Makefile: python .ci/venv.py VENV TORCH EXTRAS [HOST]
 
-TORCH is a requirement such as torch==2.13.0, EXTRAS a list such as nemo,espeak. Uses the standard library only, needs
-no root, and honours the user's own pip configuration. Running it again mends what an interrupted run left.
+TORCH is a requirement such as torch==2.13.0, EXTRAS a list such as nemo,espeak. HOST names a folder of patches/ that
+says how a toolkit is installed whose own requirements do not fit that torch. Uses the standard library only, needs no
+root, and honours the user's own pip configuration. Running it again mends what an interrupted run left.
 
 The one thing pip cannot be told in a requirement: PyPI's torch for Linux brings gigabytes of CUDA, and its CPU build
 is on another index. So on Linux without an NVIDIA GPU that index is offered to pip beside the user's own; pip prefers
@@ -24,7 +25,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 VERSION = platform.python_version()
 
 
-def main(venv, torch, extras):
+def main(venv, torch, extras, host=None):
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         sys.exit(
             f"error: {sys.executable} is Python {VERSION}; sigmel needs 3.10 to 3.13 (make PYTHON=python3.12 venv)"
@@ -37,7 +38,8 @@ def main(venv, torch, extras):
 
     gpu = has_gpu()
     print(f"installing {torch} (some minutes)", flush=True)
-    pip("install", "--quiet", torch, "numpy", *([] if gpu else cpu_index()))
+    builds = [] if gpu else cpu_index()
+    pip("install", "--quiet", torch, "numpy", *builds)
     version, cuda = output(python, "-c", "import torch; print(torch.__version__, torch.version.cuda)").split()
     if cuda != "None" and not gpu:
         print(
@@ -48,6 +50,13 @@ def main(venv, torch, extras):
     constraints = os.path.join(venv, "constraints.txt")
     with open(constraints, "w") as file:
         file.write(f"torch=={version}\n")
+    if host:
+        print(f"installing {host} as patches/{host} says (some minutes)", flush=True)
+        wanted = os.path.join("patches", host, "requirements.txt")
+        pip("install", "--quiet", "--constraint", constraints, "--requirement", wanted)
+        wheels = os.path.join("patches", host, "without-deps.txt")
+        pip("install", "--quiet", "--no-deps", "--ignore-requires-python", "--requirement", wheels, *builds)
+        subprocess.run([python, os.path.join("patches", "torchaudio-cpu", "apply.py")], check=True)
     print(f"installing sigmel[{extras}] beside torch {version} (some minutes)", flush=True)
     pip("install", "--quiet", "--constraint", constraints, "--editable", f".[{extras}]")
 

@@ -1,0 +1,23 @@
+"""ESPnet host: sigmel's encoders and front ends, and a recogniser that knows of routed experts.
+
+Importing this package imports ESPnet's model classes, not its tasks. What puts our classes among a task's choices is
+`sigmel.hosts.espnet_registration.register`.
+"""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+from sigmel.errors import SigmelError
+
+try:
+    _version = version("espnet")
+except PackageNotFoundError as error:
+    raise SigmelError("sigmel.hosts.espnet needs ESPnet: pip install espnet, or make espnet") from error
+if _version.split(".")[0] not in ("202511", "202611"):
+    warnings.warn(f"sigmel supports espnet 202511 and 202611; {_version} was not tested with it", stacklevel=2)
+
+from sigmel.hosts.espnet.encoder import RegisteredEncoder, espnet_encoder
+from sigmel.hosts.espnet.frontend import RegisteredFrontend, espnet_frontend
+from sigmel.hosts.espnet.model import SigmelASRModel
+
+__all__ = ["RegisteredEncoder", "RegisteredFrontend", "SigmelASRModel", "espnet_encoder", "espnet_frontend"]

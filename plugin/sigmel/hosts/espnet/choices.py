@@ -1,0 +1,74 @@
+"""What sigmel adds to an ESPnet task: each registered class under its name, in the shape that ESPnet expects."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+from typing import Any
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.class_choices import ClassChoices
+
+from sigmel import registry
+from sigmel.errors import SigmelError
+from sigmel.hosts.espnet.encoder import espnet_encoder
+from sigmel.hosts.espnet.frontend import espnet_frontend
+from sigmel.hosts.espnet.model import SigmelASRModel
+
+ADAPTERS = {"encoder": espnet_encoder, "frontend": espnet_frontend}
+
+
+def extend(task: ModuleType) -> None:
+    """Add what is registered to the choices of a task module; what stands there already is left as it is.
+
+    A registered class that cannot be loaded is left out, with a warning: it must not keep a program from running
+    that has no use for it.
+
+    Args:
+        task: a module with `encoder_choices` and the like.
+
+    Raises:
+        SigmelError: see `add`.
+    """
+    for kind in ADAPTERS:
+        choices = getattr(task, f"{kind}_choices", None)
+        if choices is None:
+            continue
+        for name in registry.names(kind):
+            try:
+                adapted = _adapted(kind, name)
+            except registry.RegistryError as error:
+                warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
+                continue
+            add(choices, name, adapted)
+    models = getattr(task, "model_choices", None)
+    if models is not None and ESPnetASRModel in models.classes.values():
+        add(models, "sigmel_asr", SigmelASRModel)
+
+
+def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
+    """Add a class to choices, with the checks that ESPnet makes only when it makes the choices.
+
+    Raises:
+        SigmelError: the name is one that ESPnet cannot choose or has given to another class, or the class is not of
+            the type these choices are of.
+    """
+    key = name.lower()  # what ESPnet's parser makes of what the user writes
+    present = choices.classes.get(key)
+    if present is cls:
+        return
+    where = f"ESPnet's choices of {choices.name}"
+    if present is not None:
+        raise SigmelError(f"{where} have {key!r} already: {present.__module__}.{present.__qualname__}; rename yours")
+    if key in ("none", "nil", "null"):
+        raise SigmelError(f"{where} cannot have {key!r}, which stands for nothing; register yours as another name")
+    if choices.base_type is not None and not issubclass(cls, choices.base_type):
+        raise SigmelError(f"{where}: {name!r} is {cls.__name__}, which is no {choices.base_type.__name__}")
+    choices.classes[key] = cls
+
+
+@functools.cache
+def _adapted(kind: str, name: str) -> type[Any]:
+    """The same class each time, so that adding it twice is seen to be harmless."""
+    return ADAPTERS[kind](name)

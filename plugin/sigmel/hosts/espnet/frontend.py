@@ -1,0 +1,66 @@
+"""Front ends of the registry as ESPnet front ends."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, ClassVar
+
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from torch import Tensor
+
+from sigmel import registry
+from sigmel.errors import SigmelError
+
+
+class RegisteredFrontend(AbsFrontend):
+    """A front end of sigmel's registry where ESPnet expects one; see `espnet_frontend`.
+
+    Attributes:
+        registered: its name in the registry.
+    """
+
+    registered: ClassVar[str]
+
+    def __init__(self, fs: int | str = 16000, **conf: Any):
+        super().__init__()
+        self.core = registry.get("frontend", self.registered)(sample_rate=sampling_rate(fs), **conf)
+
+    def output_size(self) -> int:
+        """F."""
+        return self.core.output_size()
+
+    def forward(self, input: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:  # ESPnet's name
+        """(B, T, F) features and their (B,) lengths of (B, samples) waveforms and theirs."""
+        return self.core(input, input_lengths)
+
+
+def espnet_frontend(name: str) -> type[RegisteredFrontend]:
+    """Make the ESPnet class of a registered front end; its arguments are the front end's, but `fs` for `sample_rate`.
+
+    Raises:
+        RegistryError: no front end has that name, or it cannot be loaded.
+    """
+    core = registry.get("frontend", name)
+    fs = inspect.signature(RegisteredFrontend).parameters["fs"]
+    others = [p for p in inspect.signature(core).parameters.values() if p.name != "sample_rate"]
+
+    class Frontend(RegisteredFrontend):
+        __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet front end.\n\n{inspect.getdoc(core)}"
+        registered = name
+
+    Frontend.__name__ = Frontend.__qualname__ = core.__name__
+    Frontend.__signature__ = inspect.Signature([fs, *others])
+    return Frontend
+
+
+def sampling_rate(fs: int | str) -> int:
+    """Hz of what ESPnet calls fs: 16000, "16000" or, from asr.sh, "16k".
+
+    Raises:
+        SigmelError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", str(fs).strip().lower())
+    if match is None:
+        raise SigmelError(f"fs: {fs!r} is no sampling rate; write 16000 or 16k")
+    return round(float(match[1]) * (1000 if match[2] else 1))

@@ -1,0 +1,69 @@
+"""ESPnet's recogniser, with what routed experts need in training."""
+
+from __future__ import annotations
+
+import inspect
+from statistics import fmean
+from typing import Any
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+from torch import Tensor
+
+from sigmel.analysis.routing import RoutingStatistics
+from sigmel.hosts.espnet.strict import check_when_loaded
+from sigmel.models.encoder import EncoderOutput
+
+
+class SigmelASRModel(ESPnetASRModel):
+    """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss.
+
+    The reporter shows `aux_loss` at each step, and in validation what the routers do: `routing_entropy` (nats, mean
+    over layers), `routing_load` (the share of the busiest expert, mean over layers), `routing_overlap` (mean Jaccard
+    overlap of a frame's experts in consecutive layers) and `dead_experts` (how many were not chosen in the batch).
+    With an encoder without experts it is ESPnetASRModel.
+
+    A checkpoint that lacks or adds parameters is refused (SigmelError).
+
+    Args:
+        *args, **kwargs: see ESPnetASRModel.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        check_when_loaded(self, lambda name: True)
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """See ESPnetASRModel.forward."""
+        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        output = getattr(self.encoder, "output", None)
+        if output is None:
+            return loss, stats, weight
+        self.encoder.output = None
+        stats["aux_loss"] = output.aux_loss.detach()
+        if self.training:
+            loss = loss + output.aux_loss
+            stats["loss"] = loss.detach()
+        else:
+            stats |= routing_figures(output)
+        # On several devices ESPnet gathers what is returned here, and can do so with tensors of one dimension only.
+        return force_gatherable((loss, stats, weight), loss.device)
+
+
+SigmelASRModel.__signature__ = inspect.signature(ESPnetASRModel)  # which --print_config reads
+
+
+def routing_figures(output: EncoderOutput) -> dict[str, float]:
+    """What the routers did in one batch, as the figures that `SigmelASRModel` reports."""
+    statistics = RoutingStatistics()
+    statistics.update(output.routing, output.lengths)
+    summary = statistics.summary()
+    layers, overlap = summary["layers"], summary["overlap"]
+    return {
+        "routing_entropy": fmean(layer["entropy"] for layer in layers),
+        "routing_load": fmean(max(layer["load"]) for layer in layers),
+        "routing_overlap": fmean(overlap) if overlap else 1.0,
+        "dead_experts": float(sum(len(layer["dead_experts"]) for layer in layers)),
+    }

@@ -1,0 +1,77 @@
+"""Puts our classes among ESPnet's choices, without importing ESPnet.
+
+An ESPnet task offers what stands in its module's ``encoder_choices``, ``frontend_choices`` and so on. ESPnet has no
+plug-in hook, but these are plain dictionaries, read when the command line is parsed. `register` adds to those of every
+task module that is loaded already, and watches for the others: a task that is imported later is extended right after
+its import. So registration costs nothing in a program that uses no ESPnet, and comes early enough in one that does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+# The modules that hold choices of their own. The speech enhancement task copies those of the recogniser.
+TASKS = (
+    "espnet2.tasks.asr",
+    "espnet2.tasks.s2t",
+    "espnet2.tasks.slu",
+    "espnet2.tasks.st",
+    "espnet3.systems.esp2_asr.task",
+)
+
+
+def register() -> None:
+    """Extend the choices of ESPnet's tasks, of those loaded now and of those loaded later; harmless when repeated.
+
+    Raises:
+        SigmelError: a loaded task has one of our names for a class of its own.
+    """
+    if not any(isinstance(finder, TaskFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, TaskFinder())
+    for name in TASKS:
+        if name in sys.modules:
+            _extend(sys.modules[name])
+
+
+class TaskFinder(MetaPathFinder):
+    """Finds task modules where Python finds them, and has them extended when they have been executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a task module; None for all others."""
+        if fullname not in TASKS:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = TaskLoader(spec.loader)
+        return spec
+
+
+class TaskLoader(Loader):
+    """Loads a task module as its own loader does, then extends it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """See importlib."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See importlib."""
+        self.loader.exec_module(module)
+        _extend(module)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.loader, name)  # get_source and the like, which inspect and runpy ask for
+
+
+def _extend(module: ModuleType) -> None:
+    from sigmel.hosts.espnet.choices import extend
+
+    extend(module)

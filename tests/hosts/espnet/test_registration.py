@@ -1,0 +1,151 @@
+"""Our classes are among ESPnet's choices, once, and nothing of the host is changed otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.tasks import asr
+from espnet2.train.class_choices import ClassChoices
+from torch import nn
+
+from sigmel import SigmelError, register, registry
+from sigmel.hosts import espnet_registration
+from sigmel.hosts.espnet.choices import add, extend
+
+
+def test_every_registered_class_can_be_chosen():
+    for name in registry.names("encoder"):
+        assert issubclass(asr.encoder_choices.get_class(name), AbsEncoder)
+    assert "log_mel" in asr.frontend_choices.choices()
+    assert "sigmel_asr" in asr.model_choices.choices()
+
+
+def test_registering_again_changes_nothing():
+    before = dict(asr.encoder_choices.classes), list(sys.meta_path)
+    espnet_registration.register()
+    assert (dict(asr.encoder_choices.classes), list(sys.meta_path)) == before
+
+
+def test_print_config_shows_our_options():
+    command = Path(sys.executable).with_name("sigmel-espnet")
+    options = ["--print_config", "--encoder", "omni_router", "--model", "sigmel_asr"]
+    shown = subprocess.run([command, "asr_train", *options], capture_output=True, text=True).stdout
+    assert "encoder: omni_router\nencoder_conf:\n    d_model: 256\n" in shown
+    assert "    routing: omni\n" in shown
+    assert "    ctc_weight: 0.5\n" in shown
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+def test_an_encoder_of_yours_appears(own_registry):
+    @register("encoder", "yours")
+    class Yours(nn.Module):
+        input_size: int
+        subsampling_factor = 1
+
+        def __init__(self, input_size, width=3):
+            super().__init__()
+            self.linear = nn.Linear(input_size, width)
+
+        def output_size(self):
+            return self.linear.out_features
+
+        def forward(self, features, lengths):
+            return self.linear(features), lengths
+
+    task = SimpleNamespace(encoder_choices=ClassChoices("encoder", {"rnn": TransformerEncoder}, AbsEncoder))
+    extend(task)
+    encoder = task.encoder_choices.get_class("yours")(input_size=4, width=5)
+    hidden, lengths, states = encoder(torch.ones(2, 7, 4), torch.tensor([6, 5]))
+    assert (hidden.shape, lengths.tolist(), states) == ((2, 6, 5), [6, 5], None)
+
+
+def test_a_class_that_cannot_be_loaded_is_left_out_with_a_warning(monkeypatch):
+    broken = registry.Entry("encoder", "broken", "no_such_module:Encoder", "a plugin")
+    monkeypatch.setattr(registry, "entries", lambda: [broken])
+    task = SimpleNamespace(encoder_choices=ClassChoices("encoder", {"rnn": TransformerEncoder}, AbsEncoder))
+    with pytest.warns(UserWarning, match="does not offer the encoder 'broken' to ESPnet: .*no_such_module"):
+        extend(task)
+    assert task.encoder_choices.choices() == ("rnn", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "message"),
+    [
+        ("RNN", AbsEncoder, "encoder have 'rnn' already: espnet2.asr.encoder.transformer_encoder.TransformerEncoder"),
+        ("null", AbsEncoder, "cannot have 'null'"),
+        ("linear", nn.Linear, "'linear' is Linear, which is no AbsEncoder"),
+    ],
+)
+def test_what_espnet_does_not_check_is_an_error(name, cls, message):
+    choices = ClassChoices("encoder", {"rnn": TransformerEncoder}, AbsEncoder)
+    with pytest.raises(SigmelError, match=message):
+        add(choices, name, cls)
+    assert choices.classes == {"rnn": TransformerEncoder}
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+
+
+def test_registration_imports_nothing_of_the_host_and_serves_a_task_imported_later():
+    code = (
+        "import sys; from sigmel.hosts import espnet_registration as r; r.register()\n"
+        "assert not {'torch', 'espnet2'} & set(sys.modules)\n"
+        "from espnet2.tasks.enh_s2t import EnhS2TTask, asr_encoder_choices\n"
+        "print('found', 'omni_router' in asr_encoder_choices.choices())"
+    )
+    done = python("-c", code)
+    assert "found True" in done.stdout, done.stderr
+
+
+SPAWNING = """
+import multiprocessing, sys
+from job import child
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+    print("exit", process.exitcode, sys.argv[1:])
+"""
+JOB = """
+import sys
+def child():
+    from espnet2.tasks.asr import encoder_choices
+    sys.exit("omni_router" not in encoder_choices.choices())
+"""
+
+
+def test_spawned_workers_find_our_classes(tmp_path):
+    (tmp_path / "spawning.py").write_text(SPAWNING)
+    (tmp_path / "job.py").write_text(JOB)  # as ESPnet, which spawns what stands in its own modules
+    done = subprocess.run(
+        [sys.executable, "-m", "sigmel.hosts.espnet.runner", "-m", "spawning", "--option"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert "exit 0 ['--option']" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stream", "text"),
+    [
+        (["-c", "import sys; print(sys.argv)", "a"], 0, "stdout", "['-c', 'a']"),
+        (["-m", "espnet2.bin.no_such"], 2, "stderr", "error: espnet2.bin.no_such: no such module here"),
+        (["-x"], 2, "stderr", "error: usage: python -m sigmel.hosts.espnet.runner -m MODULE"),
+    ],
+)
+def test_the_runner_stands_in_for_python(arguments, status, stream, text):
+    done = python("-m", "sigmel.hosts.espnet.runner", *arguments)
+    assert done.returncode == status
+    assert text in getattr(done, stream)
