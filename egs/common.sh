@@ -50,16 +50,42 @@ check() {
 check_options() {
   check stage '[1-6]'
   check stop_stage '[1-6]'
-  check host nemo
+  check host 'nemo|espnet'
   check routing 'dense|switch|omni|path:[1-9][0-9]*'
   check seed '[0-9]+'
-  [ -f "conf/$size.yaml" ] || fail "--size: '$size' has no conf/$size.yaml; there are: $(cd conf && echo *.yaml)"
+  [ -f "conf/$host/$size.yaml" ] ||
+    fail "--size: '$size' has no conf/$host/$size.yaml; there are: $(cd "conf/$host" && echo *.yaml)"
+  local venv=$root/.venv
+  [ "$host" = nemo ] || venv=$root/.venv-$host
   case "$python" in
-    '') python=python3; [ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python ;;
+    '') python=python3; [ ! -x "$venv/bin/python" ] || python=$venv/bin/python ;;
     */*) python=$(absolute "$python") ;;
   esac
   "$python" -c 'import sigmel' 2>/dev/null ||
-    fail "--python: $python has no sigmel; install it (make venv) or name another one"
+    fail "--python: $python has no sigmel; install it (make venv, make espnet) or name another one"
+}
+
+# host_commands EXP DATA: set `model`, the file that training makes, and `train_command` and `decode_command`.
+host_commands() {
+  local exp=$1 data=$2
+  case $host in
+    nemo)
+      model=$exp/model.nemo
+      train_command=("$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
+        hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing"
+        model.tokenizer.dir="$exp/tokenizer" model.train_ds.manifest_filepath="$data/train.jsonl"
+        model.validation_ds.manifest_filepath="$data/dev.jsonl")
+      decode_command=("$python" -m sigmel.hosts.nemo.transcribe --routing-stats)
+      ;;
+    espnet)
+      model=$exp/model.zip
+      train_command=("$python" -m sigmel.hosts.espnet.train --config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
+        --config "conf/espnet/$size.yaml" --exp-dir "$exp" --seed "$seed" --encoder_conf routing="$routing"
+        --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
+      decode_command=("$python" -m sigmel.hosts.espnet.transcribe)
+      ;;
+  esac
+  decode_command+=(--model "$model" --output "$exp/decode")
 }
 
 # run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.

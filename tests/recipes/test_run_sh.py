@@ -39,7 +39,7 @@ def finish(recipe: Path, *options: str) -> tuple[int, str, str]:
 def test_espeak_commands_from_text_to_table(egs):
     recipe = egs / "espeak_commands/asr1"
     # Enough steps to be killed among them.
-    (recipe / "conf/nano_long.yaml").write_text("defaults: [nano, _self_]\ntrainer:\n  max_steps: 60\n")
+    (recipe / "conf/nemo/nano_long.yaml").write_text("defaults: [nano, _self_]\ntrainer:\n  max_steps: 60\n")
     exp = recipe / "exp/nemo_nano_long_path2_seed3"
     options = ("--size", "nano_long", "--routing", "path:2", "--seed=3")
 
@@ -89,7 +89,7 @@ def test_espeak_commands_from_text_to_table(egs):
         (["--stage", "7"], "--stage: '7' is not one of"),
         (["--routing", "path:0"], "--routing: 'path:0' is not one of"),
         (["--host", "espnet"], "--host: 'espnet' is not one of"),
-        (["--size", "huge"], "--size: 'huge' has no conf/huge.yaml"),
+        (["--size", "huge"], "--size: 'huge' has no conf/nemo/huge.yaml"),
         (["--python", "/nowhere/python"], "--python: /nowhere/python has no sigmel"),
     ],
 )

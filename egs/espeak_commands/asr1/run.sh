@@ -2,11 +2,11 @@
 # Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it.
 #
 # Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--host nemo] [--python PYTHON]
+#                 [--host nemo|espnet] [--python PYTHON]
 #
 # Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
 # run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be
-# made again. --size names a file in conf/ (default: tiny; nano is for tests). Nothing is downloaded.
+# made again. --size names a file in conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -23,6 +23,7 @@ case $size in # utterances to train, stop training early on, and test with
 esac
 data=data/train${utterances[0]}
 exp=exp/${host}_${size}_${routing/:/}_seed$seed
+host_commands "$exp" "$data"
 
 run_stage 1 data "$data" \
   "$python" local/data.py --output "$data" \
@@ -31,14 +32,9 @@ run_stage 1 data "$data" \
 run_stage 2 tokens "$exp/tokenizer" \
   "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
 
-run_stage 3 train "$exp/model.nemo" \
-  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" hydra.job.chdir=false \
-  recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing" model.tokenizer.dir="$exp/tokenizer" \
-  model.train_ds.manifest_filepath="$data/train.jsonl" model.validation_ds.manifest_filepath="$data/dev.jsonl"
+run_stage 3 train "$model" "${train_command[@]}"
 
-run_stage 4 decode "$exp/decode" \
-  "$python" -m sigmel.hosts.nemo.transcribe --model "$exp/model.nemo" --output "$exp/decode" --routing-stats \
-  "$data"/test.jsonl "$data"/test_ood.jsonl
+run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data"/test.jsonl "$data"/test_ood.jsonl
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \

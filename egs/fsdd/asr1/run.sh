@@ -3,14 +3,14 @@
 #
 # Usage: ./run.sh [--fsdd_dir DIR] [--test_speaker none|NAME|all]
 #                 [--stage N] [--stop_stage N] [--size tiny] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--host nemo] [--python PYTHON]
+#                 [--host nemo|espnet] [--python PYTHON]
 #
 # --test_speaker none (default) is the official split: recordings 0-4 test, 5-49 train. NAME trains on the other
 # speakers and tests on all recordings of NAME; all does so with every speaker in turn. --fsdd_dir is a copy of the
 # data set; without one it is downloaded into downloads/.
 # Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
 # run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is
-# to be made again. --size names a file in conf/ (default: tiny; quick compares systems; nano is for tests).
+# to be made again. --size names a file in conf/<host>/ (default: tiny; quick compares systems; nano is for tests).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -38,6 +38,7 @@ split=official
 [ "$test_speaker" = none ] || split=loso_$test_speaker
 data=data/${split}_train$train
 exp=exp/${host}_${size}_${routing/:/}_seed${seed}_$split
+host_commands "$exp" "$data"
 
 run_stage 1 data "$data" \
   "$python" local/data.py --output "$data" --train "$train" --test-speaker "$test_speaker" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
@@ -45,14 +46,9 @@ run_stage 1 data "$data" \
 run_stage 2 tokens "$exp/tokenizer" \
   "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type word
 
-run_stage 3 train "$exp/model.nemo" \
-  "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf" --config-name "$size" hydra.job.chdir=false \
-  recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing" model.tokenizer.dir="$exp/tokenizer" \
-  model.train_ds.manifest_filepath="$data/train.jsonl" model.validation_ds.manifest_filepath="$data/dev.jsonl"
+run_stage 3 train "$model" "${train_command[@]}"
 
-run_stage 4 decode "$exp/decode" \
-  "$python" -m sigmel.hosts.nemo.transcribe --model "$exp/model.nemo" --output "$exp/decode" --routing-stats \
-  "$data/test_$split.jsonl"
+run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data/test_$split.jsonl"
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \

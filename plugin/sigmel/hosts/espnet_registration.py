@@ -9,10 +9,14 @@ its import. So registration costs nothing in a program that uses no ESPnet, and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from importlib.machinery import PathFinder
+
+TYPE_CHECKING = False  # typing and importlib.abc would take longer than all the rest, at each start of Python
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 # The modules that hold choices of their own. The speech enhancement task copies those of the recogniser.
 TASKS = (
@@ -37,7 +41,7 @@ def register() -> None:
             _extend(sys.modules[name])
 
 
-class TaskFinder(MetaPathFinder):
+class TaskFinder:
     """Finds task modules where Python finds them, and has them extended when they have been executed."""
 
     def find_spec(
@@ -48,11 +52,11 @@ class TaskFinder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = TaskLoader(spec.loader)
+            spec.loader = TaskLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-class TaskLoader(Loader):
+class TaskLoader:
     """Loads a task module as its own loader does, then extends it."""
 
     def __init__(self, loader: Loader) -> None:

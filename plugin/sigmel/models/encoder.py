@@ -303,6 +303,17 @@ class OmniRouterEncoder(nn.Module):
         return x, None
 
 
+def parameter_counts(model: nn.Module) -> ParameterCounts:
+    """All parameters of a model that may hold our encoders, and those that one frame uses."""
+    total = sum(p.numel() for p in model.parameters())
+    idle = 0
+    for module in model.modules():
+        if isinstance(module, OmniRouterEncoder):
+            counts = module.parameter_counts()
+            idle += counts.total - counts.active
+    return ParameterCounts(total, total - idle)
+
+
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise SigmelError(f"{option}: '{value}' is none of {', '.join(choices)}")

@@ -106,7 +106,14 @@ def test_an_archive_decodes_the_same_in_a_fresh_process(corpus, experiment):
 def test_two_processes_train_as_one(corpus, options, stats):
     """gloo and DDP, each process started as a launcher does."""
     command = [SIGMEL_ESPNET, "asr_train", *options, *shapes(stats), "--max_epoch", "1", "--dist_backend", "gloo"]
-    command += ["--dist_world_size", "2", "--multiprocessing_distributed", "false", "--output_dir", str(corpus / "ddp")]
+    command += [
+        "--dist_world_size",
+        "2",
+        "--multiprocessing_distributed",
+        "false",
+        "--output_dir",
+        str(corpus / "ddp"),
+    ]
     workers = [
         subprocess.Popen(
             [*command, "--dist_rank", str(rank), "--dist_init_method", f"file://{corpus}/rendezvous"],

@@ -10,14 +10,12 @@ when it is complete. The recipe's own options are the fields of `Recipe`, under 
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +29,12 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sigmel.analysis.metrics import write_metrics
 from sigmel.data.atomic import atomic_path
-from sigmel.data.manifest import filter_trainable, read_manifest, write_manifest, write_skipped
-from sigmel.data.tokenizer import load_tokenizer, uncovered
+from sigmel.data.manifest import write_manifest
+from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
-from sigmel.models.encoder import OmniRouterEncoder
-
-METRICS = ("step", "seconds", "train_loss", "aux_loss", "learning_rate", "val_loss", "val_wer")
+from sigmel.models.encoder import parameter_counts
 
 
 @dataclass
@@ -124,10 +121,7 @@ class Progress(pl.Callback):
     def _record(self, step: int, **values: float) -> None:
         row = self.rows.setdefault(step, {"step": step})
         row.update(values, seconds=round(self.seconds, 1))
-        with atomic_path(self.metrics) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, METRICS)
-            writer.writeheader()
-            writer.writerows(self.rows[step] for step in sorted(self.rows))
+        write_metrics(self.metrics, (self.rows[step] for step in sorted(self.rows)))
 
     def _print(self, trainer: pl.Trainer, loss: float) -> None:
         now, step = time.monotonic(), trainer.global_step
@@ -148,45 +142,21 @@ def _say(text: str, end: str) -> None:
 
 
 def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
-    """Check every utterance of a data set before training.
+    """Check every utterance of a data set before training, see `sigmel.data.trainable`.
 
-    What CTC cannot learn from (no usable audio, no text, or more text than audio) is left out, counted, and listed in
-    ``<exp_dir>/<name>.skipped.jsonl``; the section then reads a filtered copy of the manifest.
+    Where some have to be left out, the section then reads a manifest of the others, ``<exp_dir>/<name>.jsonl``.
 
     Raises:
-        SigmelError: naming the manifest and the utterance when its text holds what the tokenizer cannot spell, or
-            when no utterance is left.
+        SigmelError: the section names no manifest, or see `sigmel.data.trainable`.
     """
     if not section.manifest_filepath:
         raise SigmelError(f"model.{name}_ds.manifest_filepath: names no manifest")
-    tokenizer = load_tokenizer(Path(model.tokenizer.dir))
-    path = Path(section.manifest_filepath)
-    utterances = list(read_manifest(path))
-    for utterance in utterances:
-        if missing := uncovered(tokenizer, utterance.text):
-            raise SigmelError(
-                f"{path}: {utterance.id}: the tokenizer has no piece for {missing} in {utterance.text!r}"
-            )
-
-    def frames_needed(text: str) -> int:
-        tokens = tokenizer.encode(text)  # CTC wants a frame a token, and a blank between equal ones
-        return len(tokens) + sum(a == b for a, b in pairwise(tokens))
-
     frame = model.preprocessor.window_stride * model.encoder.get("subsampling_factor", 1)
-    kept, skipped = filter_trainable(utterances, path.parent, frame, frames_needed)
-    if not kept:
-        why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
-        raise SigmelError(f"{path}: no utterance to learn from{why}")
+    listed = exp_dir / f"{name}.skipped.jsonl"
+    kept, skipped = trainable(Path(section.manifest_filepath), Path(model.tokenizer.dir), frame, listed)
     if skipped:
-        listed = exp_dir / f"{name}.skipped.jsonl"
-        write_skipped(listed, skipped)
         section.manifest_filepath = str(exp_dir / f"{name}.jsonl")
-        folder = path.parent.resolve()
-        write_manifest(
-            section.manifest_filepath,
-            (replace(utterance, audio_filepath=str(folder / utterance.audio_filepath)) for utterance in kept),
-        )
-        print(f"{path}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
+        write_manifest(section.manifest_filepath, kept)
 
 
 def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
@@ -209,16 +179,6 @@ def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
         if value.is_floating_point():
             mean[key] = torch.stack([value.cpu(), *(state[key] for state in states)]).mean(0)
     model.load_state_dict(mean)
-
-
-def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
-    """Return how many parameters a model has, and how many of them work on one frame."""
-    total = active = sum(parameter.numel() for parameter in model.parameters())
-    for module in model.modules():
-        if isinstance(module, OmniRouterEncoder):
-            counts = module.parameter_counts()
-            active -= counts.total - counts.active
-    return total, active
 
 
 def train(cfg: DictConfig) -> None:

@@ -1,0 +1,111 @@
+"""The recipe's commands: from manifests to an archive, and from an archive to transcripts."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from sigmel import SigmelError
+from sigmel.data.tokenizer import train_tokenizer
+from sigmel.hosts.espnet import train, transcribe
+
+CONF = Path(__file__).parents[3] / "conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
+
+
+@pytest.fixture
+def folder(corpus, tmp_path, monkeypatch):
+    """A working folder with a manifest, a tokenizer and a configuration on top of conf/espnet."""
+    monkeypatch.chdir(tmp_path)
+    texts = dict(line.split(maxsplit=1) for line in (corpus / "text").read_text().splitlines())
+    rows = [
+        {"id": name, "audio_filepath": f"{corpus}/{name}.wav", "duration": 0.3 * len(text.split()), "text": text}
+        for name, text in texts.items()
+    ]
+    Path("some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_tokenizer(texts.values(), Path("tokenizer"), "word")
+    encoder = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32}
+    settings = {"encoder_conf": encoder, "max_epoch": 2, "keep_nbest_models": 2, "use_tensorboard": False}
+    Path("nano.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def command(*options):
+    files = ["--tokenizer", "tokenizer", "--train", "some.jsonl", "--valid", "some.jsonl"]
+    return ["--config", str(CONF), "--config", "nano.yaml", "--exp-dir", "exp", *files, *options]
+
+
+def change(number, **fields):
+    rows = [json.loads(line) for line in Path("some.jsonl").read_text().splitlines()]
+    rows[number] |= fields
+    Path("some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_from_manifests_to_transcripts(folder):
+    change(3, text="")
+    assert train.main(command("--encoder_conf", "routing=path:2", "--batch_size", "4")) == 0
+    facts = json.loads(Path("exp/train.json").read_text())
+    assert (facts["steps"], facts["params_total"] > facts["params_active"]) == (4, True)
+    header, *rows = Path("exp/metrics.csv").read_text().splitlines()
+    assert header.startswith("step,seconds,train_loss,aux_loss")
+    assert [row.split(",")[0] for row in rows] == ["2", "4"]
+    assert len(Path("exp/train.skipped.jsonl").read_text().splitlines()) == 1
+    config = yaml.safe_load(Path("exp/espnet/config.yaml").read_text())
+    assert (config["encoder_conf"]["routing"], config["encoder_conf"]["subsampling"]) == ("path:2", "stack")
+    assert "exp/espnet/config.yaml" in zipfile.ZipFile("exp/model.zip").namelist()
+
+    change(5, audio_filepath="nowhere.wav")
+    decoding = ["--model", "exp/model.zip", "--output", "exp/decode", "--beam-size", "1", "some.jsonl"]
+    assert transcribe.main(decoding) == 0
+    decoded = [json.loads(line) for line in Path("exp/decode/some.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in decoded] == [f"u{n}" for n in range(8)]
+    assert all(isinstance(row["pred_text"], str) for row in decoded)
+    (skipped,) = (json.loads(line) for line in Path("exp/decode/some.skipped.jsonl").read_text().splitlines())
+    assert (skipped["id"], skipped["pred_text"]) == ("u5", "")
+    assert json.loads(Path("exp/decode/some.timing.json").read_text())["rtfx"] > 0
+
+
+def test_the_tokens_are_blank_the_pieces_and_the_end(folder):
+    tokens = train.token_list(Path("tokenizer"))
+    assert (tokens[0], tokens[1], tokens[-1]) == ("<blank>", "<unk>", "<sos/eos>")
+    assert set(tokens[2:-1]) == {"▁low", "▁mid", "▁high"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.ones(4800) * 0.1, 8000, r"odd\.wav: 8000 Hz and 1 channels, but the front end takes 16000 Hz and one"),
+        (np.ones((4800, 2)) * 0.1, 16000, r"odd\.wav: 16000 Hz and 2 channels"),
+    ],
+)
+def test_audio_that_does_not_fit_the_front_end_is_named(folder, samples, rate, message):
+    soundfile.write("odd.wav", samples * np.sin(np.arange(4800)).reshape(-1, *[1] * (samples.ndim - 1)), rate)
+    change(0, audio_filepath="odd.wav", text="low")
+    with pytest.raises(SigmelError, match=message):
+        train.main(command())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "nowhere.yaml"], r"nowhere\.yaml: no configuration: .*No such file"),
+        (["--train", "nowhere.jsonl"], r"nowhere\.jsonl: no such manifest"),
+        (["--tokenizer", "nowhere"], r"nowhere/tokenizer\.model: no such file"),
+        (["--encoder_conf", "experts=1"], "experts: 1 leaves nothing to route"),
+    ],
+)
+def test_bad_settings_are_named(folder, options, message):
+    with pytest.raises(SigmelError, match=message):
+        train.main(command(*options))
+
+
+def test_an_archive_of_something_else_is_named(folder):
+    with pytest.raises(SigmelError, match=r"model\.zip: no such model; train one first"):
+        transcribe.main(["--model", "model.zip", "--output", "decode", "some.jsonl"])
+    Path("model.zip").write_text("something else")
+    with pytest.raises(SigmelError, match=r"model\.zip: not an archive that ESPnet packed"):
+        transcribe.main(["--model", "model.zip", "--output", "decode", "some.jsonl"])
+    assert not Path("decode").exists()
