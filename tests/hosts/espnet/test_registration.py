@@ -153,18 +153,16 @@ def test_the_runner_stands_in_for_python(arguments, status, stream, text):
 
 def test_the_opt_in_hook_serves_espnets_own_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    print_config = (
-        f"import site; site.addsitedir({str(tmp_path)!r}); from espnet2.bin.asr_train import main\n"
-        "main(['--print_config', '--encoder', 'omni_router'])"
-    )
+    code = f"import site; site.addsitedir({str(tmp_path)!r}); from espnet2.bin.asr_train import main; main()"
+    command = ("-c", code, "--print_config", "--encoder", "omni_router")
     assert cli.main(["espnet", "enable"]) == 0
     assert "enabled" in capsys.readouterr().out
-    done = python("-c", print_config)
+    done = python(*command)
     assert "encoder: omni_router" in done.stdout, done.stderr
     assert cli.main(["espnet", "disable"]) == 0
     assert cli.main(["espnet", "disable"]) == 0  # what is not there need not be removed
     assert "disabled" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    done = python("-c", print_config)
+    done = python(*command)
     assert done.returncode == 2
     assert "invalid choice: 'omni_router'" in done.stderr

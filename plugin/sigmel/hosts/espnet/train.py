@@ -22,6 +22,7 @@ import torch
 import yaml
 from espnet2.bin import pack
 from espnet2.tasks.asr import ASRTask
+from espnet2.train.reporter import Reporter
 from omegaconf import OmegaConf
 
 from sigmel.analysis.metrics import write_metrics
@@ -123,7 +124,9 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     phase, criterion, _ = settings["best_model_criterion"][0]
     weights = work / f"{phase}.{criterion}.ave.pth"
     model, _ = ASRTask.build_model_from_file(config_file, weights)
-    rows = metrics(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"]["stats"])
+    reporter = Reporter()
+    reporter.load_state_dict(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"])
+    rows = metrics(reporter.stats)
     write_metrics(exp_dir / "metrics.csv", rows)
     total, active = parameter_counts(model)
     facts = {
