@@ -18,6 +18,7 @@ VERBS = {
     "list": ("sigmel.listing", "what is registered, and where it comes from"),
     "doctor": ("sigmel.doctor", "what this machine offers, and what is broken"),
     "espnet": ("sigmel.hosts.espnet_hook", "let ESPnet's own commands find sigmel's classes, or not"),
+    "convert": ("sigmel.hosts.convert", "a recogniser of one host into that of the other"),
     "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
     "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
     "plot": ("sigmel.analysis.plots", "training curves and expert use as PNG files"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sigmel.data.audio import AudioError, check_audio, read_audio, resample, write_wav
+from sigmel import SigmelError
+from sigmel.data.audio import AudioError, check_audio, parse_sample_rate, read_audio, resample, write_wav
 
 
 def tone(seconds=0.5, rate=16000, frequency=440.0):
@@ -95,3 +96,16 @@ def test_what_cannot_be_written(tmp_path, samples):
 )
 def test_check_audio(samples, fault):
     assert check_audio(samples, 16000) == fault
+
+
+@pytest.mark.parametrize(
+    ("fs", "hertz"), [(16000, 16000), ("16000", 16000), ("16k", 16000), ("22.05kHz", 22050), ("8000 Hz", 8000)]
+)
+def test_sampling_rates_as_espnet_writes_them(fs, hertz):
+    assert parse_sample_rate(fs) == hertz
+
+
+@pytest.mark.parametrize("fs", ["", "16m", "fast", "-8000"])
+def test_what_is_no_parse_sample_rate(fs):
+    with pytest.raises(SigmelError, match="is no sampling rate; write 16000 or 16k"):
+        parse_sample_rate(fs)

@@ -88,7 +88,7 @@ def test_espeak_commands_from_text_to_table(egs):
         (["3"], "unexpected argument: 3"),
         (["--stage", "7"], "--stage: '7' is not one of"),
         (["--routing", "path:0"], "--routing: 'path:0' is not one of"),
-        (["--host", "espnet"], "--host: 'espnet' is not one of"),
+        (["--host", "kaldi"], "--host: 'kaldi' is not one of"),
         (["--size", "huge"], "--size: 'huge' has no conf/nemo/huge.yaml"),
         (["--python", "/nowhere/python"], "--python: /nowhere/python has no sigmel"),
     ],

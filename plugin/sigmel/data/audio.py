@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -120,3 +121,15 @@ def _riff_is_truncated(path: Path) -> bool:
     (promised,) = struct.unpack("<I", header[4:8])
     # A few bytes are forgiven: some writers count the padding byte of an odd chunk that they did not write.
     return 0 < promised < _STREAMED and promised + 8 > path.stat().st_size + 2
+
+
+def parse_sample_rate(fs: int | str) -> int:
+    """Hz of a sampling rate as a user may write it: 16000, "16000" or, as ESPnet's asr.sh does, "16k".
+
+    Raises:
+        SigmelError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", str(fs).strip().lower())
+    if match is None:
+        raise SigmelError(f"fs: {fs!r} is no sampling rate; write 16000 or 16k")
+    return round(float(match[1]) * (1000 if match[2] else 1))

@@ -93,20 +93,20 @@ class LogMel(nn.Module):
                 x, self.n_fft, self.hop, self.window_length, self.window, pad_mode="constant", return_complex=True
             )
             power = torch.view_as_real(spectrum).square().sum(-1)  # (B, bins, T)
-            mel = (torch.matmul(self.filters, power) + LOG_GUARD).log().transpose(1, 2)  # (B, T, F)
+            mel = (torch.matmul(self.filters, power) + LOG_GUARD).log()  # (B, F, T)
         lengths = lengths // self.hop
-        mel = mel[:, : max(1, x.shape[1] // self.hop)]
-        valid = valid_frames(lengths, mel.shape[1])[..., None]
+        mel = mel[..., : max(1, x.shape[1] // self.hop)]
+        valid = valid_frames(lengths, mel.shape[-1])[:, None]
         if self.normalize:
             mel = normalize_channels(mel, lengths, valid)
-        return mel * valid, lengths
+        return (mel * valid).transpose(1, 2), lengths
 
 
 def normalize_channels(mel: Tensor, lengths: Tensor, valid: Tensor) -> Tensor:
-    """Bring each channel of each utterance (B, T, F) to mean 0 and deviation 1 over its `valid` (B, T, 1) frames."""
+    """Bring each channel of each utterance (B, F, T) to mean 0 and deviation 1 over its `valid` (B, 1, T) frames."""
     count = lengths[:, None, None].clamp(min=1)
-    mean = (mel * valid).sum(1, keepdim=True) / count
-    deviation = ((mel - mean).square() * valid).sum(1, keepdim=True).div((count - 1).clamp(min=1)).sqrt()
+    mean = (mel * valid).sum(-1, keepdim=True) / count
+    deviation = ((mel - mean).square() * valid).sum(-1, keepdim=True).div((count - 1).clamp(min=1)).sqrt()
     return (mel - mean) / (deviation + STD_GUARD)
 
 

@@ -7,7 +7,6 @@ from espnet2.tasks import asr
 from sigmel import SigmelError
 from sigmel.features.log_mel import LogMel
 from sigmel.hosts.espnet import espnet_encoder, espnet_frontend
-from sigmel.hosts.espnet.frontend import sampling_rate
 
 OmniRouter = asr.encoder_choices.get_class("omni_router")
 VARIANTS = [
@@ -73,16 +72,3 @@ def test_the_front_end_is_the_registered_one():
     assert features.shape[1] == 50
     with pytest.raises(TypeError, match="n_mels"):
         espnet_frontend("log_mel")(n_mels=40)
-
-
-@pytest.mark.parametrize(
-    ("fs", "hertz"), [(16000, 16000), ("16000", 16000), ("16k", 16000), ("22.05kHz", 22050), ("8000 Hz", 8000)]
-)
-def test_sampling_rates_as_espnet_writes_them(fs, hertz):
-    assert sampling_rate(fs) == hertz
-
-
-@pytest.mark.parametrize("fs", ["", "16m", "fast", "-8000"])
-def test_what_is_no_sampling_rate(fs):
-    with pytest.raises(SigmelError, match="is no sampling rate; write 16000 or 16k"):
-        sampling_rate(fs)

@@ -1,6 +1,9 @@
 """The recipe's commands: from manifests to an archive, and from an archive to transcripts."""
 
 import json
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from sigmel import SigmelError
 from sigmel.data.tokenizer import train_tokenizer
 from sigmel.hosts.espnet import train, transcribe
 
-CONF = Path(__file__).parents[3] / "conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
+ROOT = Path(__file__).parents[3]
+CONF = ROOT / "conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
 
 
 @pytest.fixture
@@ -72,6 +76,34 @@ def test_the_tokens_are_blank_the_pieces_and_the_end(folder):
     tokens = train.token_list(Path("tokenizer"))
     assert (tokens[0], tokens[1], tokens[-1]) == ("<blank>", "<unk>", "<sos/eos>")
     assert set(tokens[2:-1]) == {"▁low", "▁mid", "▁high"}
+
+
+@pytest.mark.slow
+def test_run_sh_with_host_espnet(tmp_path):
+    made = {"data", "exp", "downloads", "results.json"}
+    egs = shutil.copytree(ROOT / "egs", tmp_path / "egs", ignore=lambda _, names: made & set(names))
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    recipe = egs / "espeak_commands/asr1"
+    command = [
+        recipe / "run.sh",
+        "--host",
+        "espnet",
+        "--size",
+        "nano",
+        "--routing",
+        "switch",
+        "--python",
+        sys.executable,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((recipe / "results.json").read_text())
+    assert {(row["host"], row["routing"], row["test_set"]) for row in rows} == {
+        ("espnet", "switch", "test"),
+        ("espnet", "switch", "test_ood"),
+    }
+    assert "| test | espnet nano switch | 1 |" in (recipe / "README.md").read_text()
+    assert (recipe / "exp/espnet_nano_switch_seed1/plots/training.png").exists()
 
 
 @pytest.mark.parametrize(

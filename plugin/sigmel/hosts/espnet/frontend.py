@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any, ClassVar
 
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor
 
 from sigmel import registry
-from sigmel.errors import SigmelError
+from sigmel.data.audio import parse_sample_rate
 
 
 class RegisteredFrontend(AbsFrontend):
@@ -24,7 +23,7 @@ class RegisteredFrontend(AbsFrontend):
 
     def __init__(self, fs: int | str = 16000, **conf: Any):
         super().__init__()
-        self.core = registry.get("frontend", self.registered)(sample_rate=sampling_rate(fs), **conf)
+        self.core = registry.get("frontend", self.registered)(sample_rate=parse_sample_rate(fs), **conf)
 
     def output_size(self) -> int:
         """F."""
@@ -52,15 +51,3 @@ def espnet_frontend(name: str) -> type[RegisteredFrontend]:
     Frontend.__name__ = Frontend.__qualname__ = core.__name__
     Frontend.__signature__ = inspect.Signature([fs, *others])
     return Frontend
-
-
-def sampling_rate(fs: int | str) -> int:
-    """Hz of what ESPnet calls fs: 16000, "16000" or, from asr.sh, "16k".
-
-    Raises:
-        SigmelError: it is none of these.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", str(fs).strip().lower())
-    if match is None:
-        raise SigmelError(f"fs: {fs!r} is no sampling rate; write 16000 or 16k")
-    return round(float(match[1]) * (1000 if match[2] else 1))

@@ -27,12 +27,12 @@ from omegaconf import OmegaConf
 
 from sigmel.analysis.metrics import write_metrics
 from sigmel.data.atomic import atomic_path
+from sigmel.data.audio import parse_sample_rate
 from sigmel.data.manifest import Utterance
 from sigmel.data.tokenizer import load_tokenizer
 from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts import espnet_registration
-from sigmel.hosts.espnet.frontend import sampling_rate
 from sigmel.models.encoder import parameter_counts
 
 espnet_registration.register()
@@ -104,7 +104,7 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     config = read_configs(options.config)
     frontend, encoder = config.get("frontend_conf", {}), config.get("encoder_conf", {})
     frame = frontend.get("window_stride", 0.01) * encoder.get("subsampling_factor", 4)
-    rate = sampling_rate(frontend.get("fs", 16000))
+    rate = parse_sample_rate(frontend.get("fs", 16000))
     command = ["--config", _write(exp_dir / "train.yaml", [yaml.safe_dump(config, sort_keys=False)])]
     for part in ("train", "valid"):
         manifest, listed = getattr(options, part), exp_dir / f"{part}.skipped.jsonl"

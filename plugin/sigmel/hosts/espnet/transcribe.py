@@ -22,11 +22,10 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 
 from sigmel.data.atomic import atomic_dir
-from sigmel.data.audio import read_audio
+from sigmel.data.audio import parse_sample_rate, read_audio
 from sigmel.data.manifest import read_manifest
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts import espnet_registration
-from sigmel.hosts.espnet.frontend import sampling_rate
 
 espnet_registration.register()
 
@@ -54,7 +53,7 @@ def transcribe(model: Speech2Text, manifest: Path) -> tuple[list[dict[str, Any]]
         The rows with ``pred_text``; those whose audio could not be used, with a ``reason``; the seconds of audio that
         were transcribed, and the seconds it took, reading included.
     """
-    rate = sampling_rate(model.asr_train_args.frontend_conf.get("fs", 16000))
+    rate = parse_sample_rate(model.asr_train_args.frontend_conf.get("fs", 16000))
     rows, skipped, audio_seconds, started = [], [], 0.0, time.monotonic()
     for utterance in read_manifest(manifest):
         row = utterance.to_row() | {"pred_text": ""}
