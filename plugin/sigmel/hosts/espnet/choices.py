@@ -7,7 +7,9 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.class_choices import ClassChoices
 
 from sigmel import registry
@@ -16,24 +18,34 @@ from sigmel.hosts.espnet.encoder import espnet_encoder
 from sigmel.hosts.espnet.frontend import espnet_frontend
 from sigmel.hosts.espnet.model import SigmelASRModel
 
-ADAPTERS = {"encoder": espnet_encoder, "frontend": espnet_frontend}
+# kind -> ESPnet's type of it, and what makes an ESPnet class of a registered name
+ADAPTERS = {"encoder": (AbsEncoder, espnet_encoder), "frontend": (AbsFrontend, espnet_frontend)}
 
 
 def extend(task: ModuleType) -> None:
-    """Add what is registered to the choices of a task module; what stands there already is left as it is.
-
-    A registered class that cannot be loaded is left out, with a warning: it must not keep a program from running
-    that has no use for it.
-
-    Args:
-        task: a module with `encoder_choices` and the like.
+    """Add what is registered to all choices of a task module; what stands there already is left as it is.
 
     Raises:
         SigmelError: see `add`.
     """
-    for kind in ADAPTERS:
-        choices = getattr(task, f"{kind}_choices", None)
-        if choices is None:
+    for choices in list(vars(task).values()):
+        if isinstance(choices, ClassChoices):
+            contribute(choices)
+
+
+def contribute(choices: ClassChoices) -> None:
+    """Add what is registered to these choices, if they are of a kind we have; harmless when repeated.
+
+    This is also the entry point of the group ``espnet2.plugins``, see patches/espnet-202611.
+
+    A registered class that cannot be loaded is left out, with a warning: it must not keep a program from running
+    that has no use for it.
+
+    Raises:
+        SigmelError: see `add`.
+    """
+    for kind, (base, _) in ADAPTERS.items():
+        if choices.base_type is not base:
             continue
         for name in registry.names(kind):
             try:
@@ -42,9 +54,8 @@ def extend(task: ModuleType) -> None:
                 warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
                 continue
             add(choices, name, adapted)
-    models = getattr(task, "model_choices", None)
-    if models is not None and ESPnetASRModel in models.classes.values():
-        add(models, "sigmel_asr", SigmelASRModel)
+    if ESPnetASRModel in choices.classes.values():
+        add(choices, "sigmel_asr", SigmelASRModel)
 
 
 def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
@@ -71,4 +82,4 @@ def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
 @functools.cache
 def _adapted(kind: str, name: str) -> type[Any]:
     """The same class each time, so that adding it twice is seen to be harmless."""
-    return ADAPTERS[kind](name)
+    return ADAPTERS[kind][1](name)
