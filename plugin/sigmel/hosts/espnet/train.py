@@ -11,7 +11,6 @@ starts, the files ESPnet reads (``wav.scp``, ``text``, shapes, a token list), ``
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.train.reporter import Reporter
 from omegaconf import OmegaConf
 
-from sigmel.analysis.metrics import write_metrics
+from sigmel.analysis.metrics import write_metrics, write_train_facts
 from sigmel.data.atomic import atomic_path
 from sigmel.data.audio import parse_sample_rate
 from sigmel.data.manifest import Utterance
@@ -128,16 +127,7 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     reporter.load_state_dict(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"])
     rows = metrics(reporter.stats)
     write_metrics(exp_dir / "metrics.csv", rows)
-    total, active = parameter_counts(model)
-    facts = {
-        "seconds": rows[-1]["seconds"],
-        "steps": rows[-1]["step"],
-        "params_total": total,
-        "params_active": active,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    _write(exp_dir / "train.json", [json.dumps(facts, indent=2)])
+    write_train_facts(exp_dir / "train.json", rows[-1]["seconds"], int(rows[-1]["step"]), parameter_counts(model))
     with atomic_path(exp_dir / "model.zip") as temporary:
         files = ["--asr_train_config", str(config_file), "--asr_model_file", str(weights), "--option", bpemodel]
         pack.main(cmd=["asr", *files, "--outpath", str(temporary)])

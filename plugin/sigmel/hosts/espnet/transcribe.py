@@ -9,7 +9,6 @@ ESPnet's own.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import torch
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 
+from sigmel.analysis.decoded import write_decoded
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import parse_sample_rate, read_audio
 from sigmel.data.manifest import read_manifest
@@ -81,14 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as unpacked, atomic_dir(args.output) as folder:
         model = load_model(args.model, Path(unpacked), args.beam_size)
         for manifest in args.manifests:
-            rows, skipped, audio, seconds = transcribe(model, manifest)
-            timing = {"audio_seconds": round(audio, 2), "seconds": round(seconds, 3), "batch_size": 1}
-            timing |= {"rtfx": round(audio / seconds, 1), "threads": torch.get_num_threads()}
-            (folder / f"{manifest.stem}.timing.json").write_text(json.dumps(timing, indent=2) + "\n")
-            for suffix, listed in (("", rows), (".skipped", skipped)):
-                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-                (folder / f"{manifest.stem}{suffix}.jsonl").write_text(text, encoding="utf-8")
-            print(f"{manifest.stem}: {len(rows)} utterances, {timing['rtfx']:.0f} x real time")
+            print(write_decoded(folder, manifest.stem, *transcribe(model, manifest), batch_size=1))
     return 0
 
 

@@ -10,7 +10,6 @@ when it is complete. The recipe's own options are the fields of `Recipe`, under 
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -29,7 +28,7 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sigmel.analysis.metrics import write_metrics
+from sigmel.analysis.metrics import write_metrics, write_train_facts
 from sigmel.data.atomic import atomic_path
 from sigmel.data.manifest import write_manifest
 from sigmel.data.trainable import trainable
@@ -226,9 +225,9 @@ def train(cfg: DictConfig) -> None:
         model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
     except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
         raise SigmelError(str(error.__cause__ or error)) from error
-    total, active = parameter_counts(model)
+    counts = parameter_counts(model)
     print(
-        f"training {total:,} parameters ({active:,} active) for {trainer.max_steps} steps on "
+        f"training {counts.total:,} parameters ({counts.active:,} active) for {trainer.max_steps} steps on "
         f"{torch.get_num_threads()} threads" + (f", from {resume.name}" if resume else "")
     )
     try:
@@ -240,16 +239,7 @@ def train(cfg: DictConfig) -> None:
     if recipe.average_last > 1:
         earlier = [path for path in folder.glob("*.ckpt") if _step(path) < trainer.global_step]
         average(model, sorted(earlier, key=_step)[1 - recipe.average_last :])
-    facts = {
-        "seconds": round(progress.seconds, 1),
-        "steps": trainer.global_step,
-        "params_total": total,
-        "params_active": active,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    with atomic_path(exp_dir / "train.json") as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    write_train_facts(exp_dir / "train.json", progress.seconds, trainer.global_step, counts)
     with atomic_path(exp_dir / "model.nemo") as temporary:
         model.save_to(str(temporary))
     shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,7 @@ from nemo.utils import logging
 from torch.utils.data import DataLoader, IterableDataset
 
 import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
+from sigmel.analysis.decoded import write_decoded
 from sigmel.analysis.routing import RoutingStatistics
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
@@ -160,16 +161,9 @@ def _decode(model: ASRModel, name: str, rows: list[Row], folder: Path, args: arg
     """Write everything about one manifest; return a line about it."""
     found, skipped, seconds = transcribe(model, rows, args.batch_size)
     audio = sum(map(_duration, rows)) - sum(map(_duration, skipped))
-    timing = {"audio_seconds": round(audio, 2), "seconds": round(seconds, 3), "rtfx": round(audio / seconds, 1)}
-    timing |= {"batch_size": args.batch_size, "threads": torch.get_num_threads()}
-    (folder / f"{name}.timing.json").write_text(json.dumps(timing, indent=2) + "\n")
-    for suffix, listed in (("", found), (".skipped", skipped)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-        (folder / f"{name}{suffix}.jsonl").write_text(text, encoding="utf-8")
     if args.routing_stats and (report := routing_report(model, rows[:WATCHED], args.batch_size)):
         (folder / f"{name}.routing.json").write_text(json.dumps(report))
-    note = f", {len(skipped)} without usable audio (see {name}.skipped.jsonl)" if skipped else ""
-    return f"{name}: {len(rows)} utterances, {timing['rtfx']:.0f} x real time{note}"
+    return write_decoded(folder, name, found, skipped, audio, seconds, args.batch_size)
 
 
 def _rows(manifest: Path) -> list[Row]:
