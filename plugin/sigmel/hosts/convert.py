@@ -180,6 +180,8 @@ def read_espnet(path: Path) -> Recogniser:
         _require(path, key, config.get(key), (wanted,))
     frontend = dict(config.get("frontend_conf") or {})
     _require(path, "token_list[0]", config["token_list"][0], ("<blank>",))
+    for key in frontend:
+        _require(path, "a key of frontend_conf", key, ("fs", *FRONTEND))
     defaults = FRONTEND | {"window_size": 0.025, "features": 80}
     known = {"sample_rate": parse_sample_rate(frontend.pop("fs", 16000))}
     return Recogniser(

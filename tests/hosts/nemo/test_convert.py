@@ -101,6 +101,17 @@ def test_bad_files_are_named(tmp_path, capsys):
         assert not (tmp_path / target).exists()
 
 
+def test_an_unknown_option_of_the_front_end_is_named(tmp_path, capsys):
+    """A .pth whose config.yaml was edited."""
+    assert main(["convert", str(GOLDEN / "espnet.zip"), str(tmp_path / "model.pth")]) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["frontend_conf"]["n_mels"] = 40
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["convert", str(tmp_path / "model.pth"), str(tmp_path / "out.nemo")]) == 2
+    assert "a key of frontend_conf is 'n_mels'; only 'fs'" in capsys.readouterr().err
+    assert not (tmp_path / "out.nemo").exists()
+
+
 def test_a_tokenizer_of_other_pieces_is_refused():
     model = convert.read_espnet(GOLDEN / "espnet.zip")
     with pytest.raises(ValueError, match="the tokenizer has 4 pieces, which are not the model's 3 tokens"):
