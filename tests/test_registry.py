@@ -262,3 +262,22 @@ def test_importing_sigmel_and_listing_load_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_built_has_the_options_it_is_given():
+    register("encoder", "mine")(Encoder)
+    assert isinstance(registry.build("encoder", "mine", input_size=4, layers=3), Encoder)
+    message = (
+        r"encoder 'mine' \(@register\) has no option 'layer'; did you mean 'layers'\? There is input_size, layers"
+    )
+    with pytest.raises(RegistryError, match=message):
+        registry.build("encoder", "mine", input_size=4, layer=3)
+
+
+def test_a_missing_option_names_who_provides_the_class(distribution):
+    source = "class Encoder:\n    input_size: int\n    subsampling_factor = 1\n"
+    source += "    def __init__(self, input_size): ...\n    def forward(self, features, lengths): ...\n"
+    source += "    def output_size(self): ...\n"
+    distribution("theirs", {"encoder.theirs": "their_module:Encoder"}, {"their_module": source})
+    with pytest.raises(RegistryError, match=r"encoder 'theirs' \(theirs 1\.5\) has no option 'width'"):
+        registry.build("encoder", "theirs", input_size=4, width=3)

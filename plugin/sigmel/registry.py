@@ -126,13 +126,7 @@ def get(kind: str, name: str) -> type[Any]:
         RegistryError: the kind or the name is unknown (the nearest names are given), two distributions claim the
             name, its entry point fails to load, or the class does not meet the contract of its kind.
     """
-    found = [entry for entry in entries() if (entry.kind, entry.name) == (kind, name)]
-    if not found:
-        _check_kind(kind)
-        raise RegistryError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
-    entry = found[0]
-    if entry.problem:
-        raise RegistryError(entry.problem)
+    entry = _entry(kind, name)
     if (kind, name) in _registered:
         return _registered[kind, name]
     try:
@@ -144,6 +138,25 @@ def get(kind: str, name: str) -> type[Any]:
         ) from error
     _check_contract(kind, name, cls)
     return cls
+
+
+def build(kind: str, name: str, **options: Any) -> Any:
+    """Builds an object of the class registered as ``name`` of ``kind``.
+
+    Raises:
+        RegistryError: see `get`; or the class has no such option. Who provides it, and in which version, is said: a
+            configuration may come from another.
+    """
+    cls = get(kind, name)
+    parameters = inspect.signature(cls).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                source = _entry(kind, name).source
+                raise RegistryError(
+                    f"{kind} {name!r} ({source}) has no option {option!r}; {nearest(option, parameters)}"
+                )
+    return cls(**options)
 
 
 def names(kind: str) -> list[str]:
@@ -189,6 +202,17 @@ def _declared(path: tuple[str, ...]) -> list[Entry]:
             problem = f"{source} declares the entry point {point.name!r}: {problem}"
         found.append(Entry(kind, name, point.value, source, problem))
     return found
+
+
+def _entry(kind: str, name: str) -> Entry:
+    """What stands under a name; raises RegistryError when that is nothing, or cannot be used."""
+    found = [entry for entry in entries() if (entry.kind, entry.name) == (kind, name)]
+    if not found:
+        _check_kind(kind)
+        raise RegistryError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
+    if found[0].problem:
+        raise RegistryError(found[0].problem)
+    return found[0]
 
 
 def _location(cls: type) -> str:

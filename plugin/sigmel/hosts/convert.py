@@ -26,6 +26,7 @@ from sigmel.data.atomic import atomic_path
 from sigmel.data.audio import parse_sample_rate
 from sigmel.errors import SigmelError
 from sigmel.features.log_mel import LogMel
+from sigmel.hosts.espnet_options import encoder_from_espnet, encoder_to_espnet
 
 END = "<sos/eos>"  # a token of every ESPnet model, which CTC never emits
 IMPOSSIBLE = -1e4  # its score where NeMo had no such token: its probability is 0 in float32
@@ -187,7 +188,7 @@ def read_espnet(path: Path) -> Recogniser:
     return Recogniser(
         defaults | frontend | known,
         config["encoder"],
-        dict(config.get("encoder_conf") or {}),
+        encoder_from_espnet(config["encoder"], config.get("encoder_conf") or {}),
         _part(state, "encoder.core."),
         state["ctc.ctc_lo.weight"],
         state["ctc.ctc_lo.bias"],
@@ -221,7 +222,7 @@ def write_espnet(model: Recogniser, path: Path) -> None:
         "frontend": "log_mel",
         "frontend_conf": {"fs": frontend.pop("sample_rate"), **frontend},
         "encoder": model.encoder,
-        "encoder_conf": model.options,
+        "encoder_conf": encoder_to_espnet(model.encoder, model.options),
         "model": "sigmel_asr",
         "model_conf": {"ctc_weight": 1.0},
     }

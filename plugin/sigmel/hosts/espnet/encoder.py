@@ -5,16 +5,22 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
+import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.contextual_block_transformer_encoder import ContextualBlockTransformerEncoder
 from torch import Tensor
 
 from sigmel import registry
+from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.strict import check_when_loaded
+from sigmel.hosts.espnet_options import encoder_from_espnet, espnet_signature
 from sigmel.models.encoder import EncoderOutput
 
 
 class RegisteredEncoder(AbsEncoder):
     """An encoder of sigmel's registry, yours included, where ESPnet expects an encoder; see `espnet_encoder`.
+
+    An encoder with `step`, `initial_state` and a `chunk_size` serves ESPnet's streaming inference.
 
     A checkpoint with other parameters than the encoder's is refused (SigmelError), whatever ESPnet asks for.
 
@@ -29,7 +35,9 @@ class RegisteredEncoder(AbsEncoder):
 
     def __init__(self, input_size: int, **conf: Any):
         super().__init__()
-        self.core = registry.get("encoder", self.registered)(input_size=input_size, **conf)
+        self.core = registry.build(
+            "encoder", self.registered, input_size=input_size, **encoder_from_espnet(self.registered, conf)
+        )
         check_when_loaded(self, lambda name: "core." in name)
 
     def output_size(self) -> int:
@@ -37,39 +45,71 @@ class RegisteredEncoder(AbsEncoder):
         return self.core.output_size()
 
     def forward(
-        self, xs_pad: Tensor, ilens: Tensor, prev_states: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Encode utterances.
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Any = None,
+        is_final: bool = True,
+        infer_mode: bool = False,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Encode utterances, or the next features of streams.
 
         Args:
             xs_pad: (B, T, F) features.
             ilens: (B,) how many of the T frames exist.
-            prev_states: not used.
+            prev_states: in streaming, what the call before returned; None at the start of the streams.
+            is_final: in streaming, whether the streams end with these features.
+            infer_mode: this is streaming: any number of features, even none, all of which exist.
 
         Returns:
-            (B, T', D), its (B,) lengths, and None.
+            (B, T', D), its (B,) lengths, and, in streaming, the states for the next call. A stream gives its frames
+            in whole hops, and the rest at its end; together they equal those of the whole utterance.
+
+        Raises:
+            SigmelError: streaming with an encoder that sees the whole utterance.
         """
+        if infer_mode:
+            return self._stream(xs_pad, prev_states, is_final)
         output = self.core(xs_pad[:, : int(ilens.max())], ilens)  # ESPnet wants no frame beyond the longest
         self.output = output if getattr(output, "routing", ()) else None
         return output[0], output[1], None
+
+    def _stream(self, features: Tensor, states: Any, is_final: bool) -> tuple[Tensor, Tensor, Any]:
+        chunk = getattr(self.core, "chunk_size", None)
+        if chunk is None:
+            raise SigmelError("hop_size: an encoder that sees the whole utterance cannot stream; set hop_size")
+        batch, _, channels = features.shape
+        waiting, state = states or (features.new_zeros(batch, 0, channels), self.core.initial_state(batch))
+        features = torch.cat([waiting, features], dim=1)
+        hop = chunk * self.core.subsampling_factor
+        count = features.shape[1] if is_final else features.shape[1] // hop * hop
+        hidden = features.new_zeros(batch, 0, self.output_size())
+        if count:
+            hidden, state = self.core.step(features[:, :count], state)
+        lengths = torch.full((batch,), hidden.shape[1], device=hidden.device)
+        return hidden, lengths, None if is_final else (features[:, count:], state)
+
+
+# ESPnet's streaming inference asks for this class and then calls `forward`. Its classes are abstract base classes,
+# which may be told who else keeps their contract.
+ContextualBlockTransformerEncoder.register(RegisteredEncoder)
 
 
 def espnet_encoder(name: str) -> type[RegisteredEncoder]:
     """Make the ESPnet class of a registered encoder.
 
-    Its arguments are the encoder's own, under their own names, so that ``--print_config`` shows them; an unknown one
-    is a TypeError that names it.
+    Its arguments are the encoder's own, so that ``--print_config`` shows them, but for those of streaming, which have
+    ESPnet's names: see `sigmel.hosts.espnet_options`.
 
     Raises:
         RegistryError: no encoder has that name, or it cannot be loaded.
     """
     core = registry.get("encoder", name)
-    signature = inspect.signature(core)
 
     class Encoder(RegisteredEncoder):
         __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet encoder.\n\n{inspect.getdoc(core)}"
         registered = name
 
     Encoder.__name__ = Encoder.__qualname__ = core.__name__
-    Encoder.__signature__ = signature
+    Encoder.__signature__ = espnet_signature(name)
     return Encoder

@@ -23,7 +23,7 @@ class RegisteredFrontend(AbsFrontend):
 
     def __init__(self, fs: int | str = 16000, **conf: Any):
         super().__init__()
-        self.core = registry.get("frontend", self.registered)(sample_rate=parse_sample_rate(fs), **conf)
+        self.core = registry.build("frontend", self.registered, sample_rate=parse_sample_rate(fs), **conf)
 
     def output_size(self) -> int:
         """F."""

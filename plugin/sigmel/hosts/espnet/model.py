@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from sigmel.analysis.routing import RoutingStatistics
+from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.hosts.espnet.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
 
@@ -32,6 +34,14 @@ class SigmelASRModel(ESPnetASRModel):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         check_when_loaded(self, lambda name: True)
+        core = getattr(self.encoder, "core", None)
+        if isinstance(self.frontend, RegisteredFrontend) and getattr(core, "chunk_size", None) is not None:
+            # ESPnet would cut the waveform and lose a frame at each cut, in silence.
+            warnings.warn(
+                f"ESPnet's streaming inference cannot cut frontend: {self.frontend.registered}, which needs whole "
+                "utterances; for streaming, use frontend: default with n_fft, win_length and hop_length",
+                stacklevel=2,
+            )
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any

@@ -46,13 +46,12 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncode
         conf: the other keyword arguments of that encoder.
 
     Raises:
-        SigmelError: no encoder has that name, or it refuses an option.
-        TypeError: an option the encoder does not have; the message names it.
+        SigmelError: no encoder has that name, or it lacks or refuses an option.
     """
 
     def __init__(self, encoder: str, feat_in: int, conf: Mapping[str, Any] | None = None):
         super().__init__()
-        self.core = registry.get("encoder", encoder)(input_size=feat_in, **(conf or {}))
+        self.core = registry.build("encoder", encoder, input_size=feat_in, **(conf or {}))
         self._feat_in = feat_in
         self._feat_out = self.core.output_size()
         self.subsampling_factor = self.core.subsampling_factor
