@@ -75,17 +75,15 @@ host_commands() {
         hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing"
         model.tokenizer.dir="$exp/tokenizer" model.train_ds.manifest_filepath="$data/train.jsonl"
         model.validation_ds.manifest_filepath="$data/dev.jsonl")
-      decode_command=("$python" -m sigmel.hosts.nemo.transcribe --routing-stats)
       ;;
     espnet)
       model=$exp/model.zip
       train_command=("$python" -m sigmel.hosts.espnet.train --config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
         --config "conf/espnet/$size.yaml" --exp-dir "$exp" --seed "$seed" --encoder_conf routing="$routing"
         --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
-      decode_command=("$python" -m sigmel.hosts.espnet.transcribe)
       ;;
   esac
-  decode_command+=(--model "$model" --output "$exp/decode")
+  decode_command=("$python" -m "sigmel.hosts.$host.transcribe" --routing-stats --model "$model" --output "$exp/decode")
 }
 
 # run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from sigmel.analysis.routing import RoutingStatistics
+from sigmel.analysis.routing import RoutingStatistics, watch_routing
 from sigmel.layers.routing import RoutingDecision
+from sigmel.models.encoder import OmniRouterEncoder
 
 
 def decide(experts, num_experts=4):
@@ -43,3 +45,25 @@ def test_a_dense_encoder_has_nothing_to_say():
     statistics = RoutingStatistics()
     statistics.update((), torch.tensor([3]))
     assert statistics.summary() == {"frames": 0, "layers": [], "overlap": []}
+
+
+def test_the_longest_utterance_is_kept_whatever_batch_it_is_in():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Identity(), OmniRouterEncoder(input_size=4, d_model=8, num_layers=2, num_heads=2)).eval()
+    lengths = [[9, 30], [41, 8, 41], [20]]
+    with watch_routing(model) as watch:
+        for batch in lengths:
+            model[1](torch.randn(len(batch), max(batch), 4), torch.tensor(batch))
+        expected = model[1](features := torch.randn(1, 50, 4), torch.tensor([50]))
+    rows = [{"id": str(n)} for n in range(7)]
+    report = watch.report(rows, window_stride=0.01)
+    assert (watch.seen, report["utterance"]["id"], report["utterance"]["frame_seconds"]) == (7, "6", 0.04)
+    assert report["utterance"]["experts"] == [decision.experts[0, :, 0].tolist() for decision in expected.routing]
+    assert report["frames"] == sum((length + 3) // 4 for length in [9, 30, 41, 8, 41, 20, 50])
+    model[1](features, torch.tensor([50]))
+    assert watch.seen == 7  # it watches no longer
+
+
+def test_a_model_without_routers_is_not_watched():
+    with watch_routing(OmniRouterEncoder(d_model=8, num_layers=1, num_heads=2, routing="dense")) as watch:
+        assert watch is None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigmel.layers.masks import valid_frames
 from sigmel.layers.routing import RoutingDecision
+from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
+
+WATCHED = 200  # utterances of a set are enough for its statistics
 
 
 class RoutingStatistics:
@@ -71,3 +75,58 @@ class RoutingStatistics:
             "layers": layers,
             "overlap": [(overlap / max(self.frames, 1)).item() for overlap in self._overlap],
         }
+
+
+class RoutingWatch(RoutingStatistics):
+    """Statistics that also keep the longest utterance, so that it can be drawn.
+
+    Attributes:
+        subsampling_factor: feature frames an encoder frame.
+        seen: utterances so far.
+        longest: number of the longest of them, the first being 0.
+        experts: its (layers, frames) first choices.
+    """
+
+    def __init__(self, subsampling_factor: int) -> None:
+        super().__init__()
+        self.subsampling_factor = subsampling_factor
+        self.seen = self.longest = 0
+        self.experts: list[list[int]] = []
+
+    def update(self, routing: Sequence[RoutingDecision], lengths: Tensor) -> None:
+        """See `RoutingStatistics.update`."""
+        super().update(routing, lengths)
+        row, frames = int(lengths.argmax()), int(lengths.max())
+        if not self.experts or frames > len(self.experts[0]):
+            self.longest = self.seen + row
+            self.experts = [decision.experts[row, :frames, 0].tolist() for decision in routing]
+        self.seen += len(lengths)
+
+    def report(self, rows: Sequence[dict[str, Any]], window_stride: float) -> dict[str, Any]:
+        """`summary`, and under "utterance" the row of the longest one.
+
+        Args:
+            rows: of a manifest, one for each utterance seen, in the order in which they were.
+            window_stride: seconds between two feature frames.
+
+        Returns:
+            The summary; "utterance" has also "experts" and "frame_seconds".
+        """
+        drawn = {"experts": self.experts, "frame_seconds": window_stride * self.subsampling_factor}
+        return self.summary() | {"utterance": rows[self.longest] | drawn}
+
+
+@contextmanager
+def watch_routing(model: nn.Module) -> Iterator[RoutingWatch | None]:
+    """Watch what the routers of a model's encoder do with whole utterances; None for a model without routers."""
+    encoder = next((m for m in model.modules() if isinstance(m, OmniRouterEncoder) and len(m.routers)), None)
+    if encoder is None:
+        yield None
+        return
+    watch = RoutingWatch(encoder.subsampling_factor)
+
+    def update(_: nn.Module, __: Any, output: EncoderOutput) -> None:
+        watch.update(output.routing, output.lengths)
+
+    with encoder.register_forward_hook(update):
+        yield watch

@@ -94,6 +94,19 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
         raise ManifestError(f"{path}: not a text file in UTF-8: {error}") from error
 
 
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a manifest, with absolute paths of their audio.
+
+    Raises:
+        ManifestError: see `read_manifest`; or the manifest holds no utterance.
+    """
+    folder = Path(path).parent.resolve()
+    rows = [u.to_row() | {"audio_filepath": str(folder / u.audio_filepath)} for u in read_manifest(path)]
+    if not rows:
+        raise ManifestError(f"{path}: holds no utterance")
+    return rows
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:
     """Write a manifest atomically.
 

@@ -62,7 +62,16 @@ def test_from_manifests_to_transcripts(folder):
     assert "exp/espnet/config.yaml" in zipfile.ZipFile("exp/model.zip").namelist()
 
     change(5, audio_filepath="nowhere.wav")
-    decoding = ["--model", "exp/model.zip", "--output", "exp/decode", "--beam-size", "1", "some.jsonl"]
+    decoding = [
+        "--model",
+        "exp/model.zip",
+        "--output",
+        "exp/decode",
+        "--beam-size",
+        "1",
+        "--routing-stats",
+        "some.jsonl",
+    ]
     assert transcribe.main(decoding) == 0
     decoded = [json.loads(line) for line in Path("exp/decode/some.jsonl").read_text().splitlines()]
     assert [row["id"] for row in decoded] == [f"u{n}" for n in range(8)]
@@ -70,6 +79,10 @@ def test_from_manifests_to_transcripts(folder):
     (skipped,) = (json.loads(line) for line in Path("exp/decode/some.skipped.jsonl").read_text().splitlines())
     assert (skipped["id"], skipped["pred_text"]) == ("u5", "")
     assert json.loads(Path("exp/decode/some.timing.json").read_text())["rtfx"] > 0
+    routing = json.loads(Path("exp/decode/some.routing.json").read_text())
+    longest = max((row for row in decoded if row["id"] != "u5"), key=lambda row: row["duration"])
+    assert routing["utterance"]["id"] == longest["id"]
+    assert len(routing["utterance"]["experts"][0]) == pytest.approx(longest["duration"] / 0.04, abs=1)
 
 
 def test_the_tokens_are_blank_the_pieces_and_the_end(folder):
@@ -103,7 +116,8 @@ def test_run_sh_with_host_espnet(tmp_path):
         ("espnet", "switch", "test_ood"),
     }
     assert "| test | espnet nano switch | 1 |" in (recipe / "README.md").read_text()
-    assert (recipe / "exp/espnet_nano_switch_seed1/plots/training.png").exists()
+    plots = {plot.name for plot in (recipe / "exp/espnet_nano_switch_seed1/plots").iterdir()}
+    assert plots >= {"training.png", "load_test.png", "experts_test.png"}
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
 from sigmel.analysis.decoded import write_decoded
-from sigmel.analysis.routing import RoutingStatistics
+from sigmel.analysis.routing import WATCHED, watch_routing
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
-from sigmel.data.manifest import read_manifest
+from sigmel.data.manifest import read_rows
 from sigmel.errors import SigmelError, exit_status
-from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
 
 Row = dict[str, Any]
-WATCHED = 200  # utterances a set that routing statistics are taken over
 
 
 class Batches(IterableDataset):
@@ -112,28 +110,15 @@ def routing_report(model: ASRModel, rows: list[Row], batch_size: int) -> dict[st
     """Transcribe once more, untimed, and see where the router sends the frames.
 
     Returns:
-        `RoutingStatistics.summary`, and under "utterance" the longest row with "experts", the first choice for each
-        layer and frame, and "frame_seconds"; None for a model without routers.
+        See `RoutingWatch.report`; None for a model without routers, or where no row has usable audio.
     """
-    encoder = next((m for m in model.modules() if isinstance(m, OmniRouterEncoder) and len(m.routers)), None)
-    if encoder is None:
-        return None
-    statistics = RoutingStatistics()
-    experts: list[list[int]] = []  # (layers, frames) of the first utterance of the first batch
-
-    def watch(module: torch.nn.Module, inputs: Any, output: EncoderOutput) -> None:
-        statistics.update(output.routing, output.lengths)
-        if not experts:
-            experts.extend(d.experts[0, : int(output.lengths[0]), 0].tolist() for d in output.routing)
-
-    with encoder.register_forward_hook(watch):
+    with watch_routing(model) as watch:
+        if watch is None:
+            return None
         rows, skipped, _ = transcribe(model, rows, batch_size)
     unreadable = {row["audio_filepath"] for row in skipped}
-    longest = max((row for row in rows if row["audio_filepath"] not in unreadable), key=_duration, default=None)
-    if longest is None:
-        return None
-    frame_seconds = model.cfg.preprocessor.window_stride * encoder.subsampling_factor
-    return statistics.summary() | {"utterance": longest | {"experts": experts, "frame_seconds": frame_seconds}}
+    rows = sorted((row for row in rows if row["audio_filepath"] not in unreadable), key=_duration, reverse=True)
+    return watch.report(rows, model.cfg.preprocessor.window_stride) if rows else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise SigmelError(f"--batch-size: {args.batch_size} must be at least 1")
-    manifests = {path: _rows(path) for path in args.manifests}
+    manifests = {path: read_rows(path) for path in args.manifests}
     logging.setLevel(logging.ERROR)
     model = load_model(args.model)
     transcribe(model, next(iter(manifests.values()))[: args.batch_size], args.batch_size)  # warm up
@@ -164,14 +149,6 @@ def _decode(model: ASRModel, name: str, rows: list[Row], folder: Path, args: arg
     if args.routing_stats and (report := routing_report(model, rows[:WATCHED], args.batch_size)):
         (folder / f"{name}.routing.json").write_text(json.dumps(report))
     return write_decoded(folder, name, found, skipped, audio, seconds, args.batch_size)
-
-
-def _rows(manifest: Path) -> list[Row]:
-    folder = manifest.parent.resolve()
-    rows = [utterance.to_row() for utterance in read_manifest(manifest)]
-    if not rows:
-        raise SigmelError(f"{manifest}: holds no utterance")
-    return [row | {"audio_filepath": str(folder / row["audio_filepath"])} for row in rows]
 
 
 def _duration(row: Row) -> float:
