@@ -34,3 +34,29 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def an4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small database laid out as AN4: SPHERE files of tones, two lists a set, those of train with sentence marks."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("an4")
+    (folder / "etc").mkdir()
+    spoken = ["YES", "ENTER FIFTY ONE", "P I T T S B U R G H", "RUBOUT N Z X L THIRTY ONE", "MARCH THIRD"]
+    speakers = {"train": [f"f{n:03}" for n in range(11)], "test": ["mabc", "mdef2"]}
+    for name, top in (("train", "an4_clstk"), ("test", "an4test_clstk")):
+        files, lines = [], []
+        for number, speaker in enumerate(speakers[name]):
+            for take, words in enumerate(spoken):
+                utterance = f"an{5 * number + take}-{speaker}-b"
+                time = np.arange(16000 + 1600 * take) / 16000
+                path = folder / "wav" / top / speaker / f"{utterance}.sph"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tone = 0.3 * np.sin(2 * np.pi * (200 + 20 * number + 100 * take) * time)
+                soundfile.write(path, tone, 16000, format="NIST", subtype="PCM_16")
+                files.append(f"{top}/{speaker}/{utterance}\n")
+                lines.append(f"<s> {words} </s> ({utterance})\n" if name == "train" else f"{words} ({utterance})\n")
+        (folder / f"etc/an4_{name}.fileids").write_text("".join(files))
+        (folder / f"etc/an4_{name}.transcription").write_text("".join(lines))
+    return folder

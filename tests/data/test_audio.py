@@ -55,6 +55,12 @@ def _truncated_flac(path):
     path.write_bytes(path.read_bytes()[:30000])
 
 
+def _truncated_sphere(path):
+    soundfile.write(path, tone(), 16000, format="NIST")
+    assert len(read_audio(path)[0]) == 8000
+    path.write_bytes(path.read_bytes()[:5000])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -67,6 +73,7 @@ def _truncated_flac(path):
         (lambda path: soundfile.write(path, np.array([0.0, np.inf]), 16000, subtype="FLOAT"), "NaN"),
         (_truncated, "truncated"),
         (_truncated_flac, "truncated|cannot be read"),
+        (_truncated_sphere, "truncated"),
     ],
 )
 def test_bad_file_is_named(tmp_path, spoil, message):

@@ -78,7 +78,18 @@ def test_espeak_commands_from_text_to_table(egs):
     assert (recipe / "README.md").read_text() == readme
 
 
-@pytest.mark.parametrize("corpus", ["espeak_commands", "fsdd"])
+@pytest.mark.slow
+def test_an4_from_a_copy_to_table(egs, an4):
+    recipe = egs / "an4/asr1"
+    status, _, errors = finish(recipe, "--size", "nano", "--routing", "switch", "--an4_dir", str(an4))
+    assert status == 0, errors
+    (row,) = json.loads((recipe / "results.json").read_text())
+    assert (row["test_set"], row["host"], row["routing"], row["utterances"]) == ("test", "nemo", "switch", 10)
+    assert "| test nemo nano switch seed 1 | 10 |" in (recipe / "README.md").read_text()
+    assert (recipe / "exp/nemo_nano_switch_seed1/plots/training.png").stat().st_size
+
+
+@pytest.mark.parametrize("corpus", ["an4", "espeak_commands", "fsdd"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -104,7 +115,7 @@ def test_wrong_options_are_refused_before_anything_is_made(egs, corpus, options,
     assert sorted(recipe.rglob("*")) == before
 
 
-@pytest.mark.parametrize("corpus", ["espeak_commands", "fsdd"])
+@pytest.mark.parametrize("corpus", ["an4", "espeak_commands", "fsdd"])
 def test_help_is_the_comment_at_the_top(egs, corpus):
     status, output, _ = finish(egs / corpus / "asr1", "--help")
     assert status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -23,7 +24,7 @@ class AudioError(SigmelError):
 def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> tuple[np.ndarray, int]:
     """Read an audio file as one channel.
 
-    Several channels are averaged. Every format of libsndfile can be read: WAV, FLAC, Ogg, MP3, ...
+    Several channels are averaged. Every format of libsndfile can be read: WAV, FLAC, Ogg, MP3, SPHERE, ...
 
     Args:
         path: the file.
@@ -44,7 +45,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
             samples = file.read(dtype="float32", always_2d=True)  # (samples, channels)
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path}: cannot be read as audio: {error}") from error
-    if len(samples) < promised or _riff_is_truncated(path):
+    if len(samples) < promised or _is_truncated(path):
         raise AudioError(f"{path}: truncated; its header promises more than is there")
     if not len(samples):
         raise AudioError(f"{path}: holds no samples")
@@ -112,15 +113,19 @@ def check_audio(samples: np.ndarray, sample_rate: int, shortest: float = 0.05) -
     return None
 
 
-def _riff_is_truncated(path: Path) -> bool:
-    """libsndfile silently shortens a WAV file whose end is missing, so compare its header with the file's size."""
+def _is_truncated(path: Path) -> bool:
+    """libsndfile silently shortens a file whose end is missing, so compare its header with the file's size."""
     with path.open("rb") as file:
-        header = file.read(12)
-    if len(header) < 12 or header[:4] != b"RIFF":
-        return False
-    (promised,) = struct.unpack("<I", header[4:8])
-    # A few bytes are forgiven: some writers count the padding byte of an odd chunk that they did not write.
-    return 0 < promised < _STREAMED and promised + 8 > path.stat().st_size + 2
+        header = file.read(1024)
+    size = path.stat().st_size
+    if header[:4] == b"RIFF" and len(header) >= 12:
+        (promised,) = struct.unpack("<I", header[4:8])
+        # A few bytes are forgiven: some writers count the padding byte of an odd chunk that they did not write.
+        return 0 < promised < _STREAMED and promised + 8 > size + 2
+    if header[:8] == b"NIST_1A\n":
+        fields = dict(re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)$", header, re.MULTILINE))
+        return len(fields) == 3 and int(header[8:16]) + math.prod(map(int, fields.values())) > size
+    return False
 
 
 def parse_sample_rate(fs: int | str) -> int:

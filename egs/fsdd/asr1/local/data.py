@@ -29,23 +29,18 @@ and ``config.json``. It depends on the options and the seed only, not on the num
 from __future__ import annotations
 
 import argparse
-import hashlib
-import http.client
 import re
 import sys
-import tarfile
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmel.data import augment
-from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import AudioError, check_audio, read_audio, resample, write_wav
+from sigmel.data.download import fetch_archive
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, english_voices, variants
 from sigmel.data.manifest import Skipped, Utterance
@@ -134,30 +129,12 @@ def find_recordings(folder: Path) -> list[Recording]:
 
 def download(folder: Path) -> Path:
     """Fetch and unpack the dataset below ``folder`` unless it is there; return where its recordings are."""
-    target = folder / "fsdd-1.0.9"
-    if target.is_dir():
-        return target
-    print(f"downloading {ARCHIVE_URL}")
-    with atomic_dir(target) as temporary:
-        archive = temporary / "archive.tar.gz"
-        digest = hashlib.sha256()
-        try:
-            with urllib.request.urlopen(ARCHIVE_URL, timeout=60) as response, archive.open("wb") as file:
-                while block := response.read(1 << 20):
-                    digest.update(block)
-                    file.write(block)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise SigmelError(f"{ARCHIVE_URL}: download failed ({error}); or give a copy with --fsdd-dir") from error
-        if digest.hexdigest() != ARCHIVE_SHA256:
-            raise SigmelError(f"{ARCHIVE_URL}: SHA-256 is {digest.hexdigest()}, expected {ARCHIVE_SHA256}")
-        (temporary / "recordings").mkdir()
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                path = Path(member.name)
-                if member.isfile() and path.parent.name == "recordings" and path.suffix == ".wav":
-                    (temporary / "recordings" / path.name).write_bytes(tar.extractfile(member).read())
-        archive.unlink()
-    return target
+
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        wanted = path.parent.name == "recordings" and path.suffix == ".wav"
+        return PurePosixPath("recordings", path.name) if wanted else None
+
+    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "fsdd-1.0.9", place, "--fsdd-dir")
 
 
 def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:

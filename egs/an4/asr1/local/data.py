@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Data of the an4 recipe: the CMU Census (AN4) database, people who spell and say personal data, 16 kHz.
+
+Its four lists say what there is: line by line, ``etc/an4_<set>.fileids`` names a recording below ``wav`` and
+``etc/an4_<set>.transcription`` what is said in it. Everything the lists name must be there and be sound.
+
+===== ======================================== =====================================================
+set   utterances                               sound
+===== ======================================== =====================================================
+train an4_train, but for the speakers of dev   each at the speeds of ``--speeds``
+dev   an4_train, every tenth speaker by name   as recorded
+test  an4_test                                 as recorded
+===== ======================================== =====================================================
+
+Nobody speaks in two sets. Transcripts are words in lower case, as they stand in the lists: "p i t t s b u r g h",
+"one five two one three".
+
+The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (empty here) and ``config.json``. It
+depends on the options and the database only, not on the number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from sigmel.data.audio import AudioError, read_audio, write_wav
+from sigmel.data.augment import change_speed
+from sigmel.data.download import fetch_archive
+from sigmel.data.manifest import Utterance
+from sigmel.data.parallel import parallel_map
+from sigmel.data.stage import data_folder, write_sets
+from sigmel.errors import SigmelError, exit_status
+
+# NeMo's copy of CMU's archive, which has an address that is encrypted, and a published checksum.
+ARCHIVE_URL = "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz"
+ARCHIVE_SHA256 = "a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12"
+
+SAMPLE_RATE = 16000
+COMPLETE = {"train": 948, "test": 130}  # utterances of the whole database
+DEV_EVERY = 10  # speakers
+
+
+class Recording(NamedTuple):
+    """One recorded utterance."""
+
+    id: str
+    speaker: str
+    text: str
+    path: Path
+
+
+class Job(NamedTuple):
+    """One utterance to be written."""
+
+    recording: Recording
+    speed: float
+
+
+def download(folder: Path) -> Path:
+    """Fetch and unpack the database below ``folder`` unless it is there; return where it is."""
+
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        return path.relative_to("an4") if path.parts[0] == "an4" else None
+
+    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "an4", place, "--an4-dir")
+
+
+def read_lists(folder: Path, name: str) -> list[Recording]:
+    """The utterances of ``name``, "train" or "test", in the order of the lists.
+
+    Raises:
+        SigmelError: a list or a recording is missing, a line is none of the format, or the two lists disagree.
+    """
+    files, texts = (folder / "etc" / f"an4_{name}.{kind}" for kind in ("fileids", "transcription"))
+    paths, lines = _lines(files), _lines(texts)
+    if len(paths) != len(lines):
+        raise SigmelError(f"{files} has {len(paths)} lines and {texts} {len(lines)}; they should name the same files")
+    recordings = []
+    for number, (file, line) in enumerate(zip(paths, lines, strict=True), start=1):
+        recording = parse_line(line, f"{texts}:{number}", folder / "wav" / f"{file.strip()}.sph")
+        if recording.path.stem != recording.id:
+            raise SigmelError(f"{files}:{number}: {file} is not the file of {recording.id}, which {texts} has there")
+        if not recording.path.is_file():
+            raise SigmelError(f"{files}:{number}: {recording.path} is missing")
+        recordings.append(recording)
+    return recordings
+
+
+def parse_line(line: str, where: str, path: Path) -> Recording:
+    """Read a line of a transcription: ``<s> ENTER FIFTY ONE </s> (an315-fkai-b)``, or without the marks.
+
+    Raises:
+        SigmelError: the line is none of these; the message begins with ``where``.
+    """
+    *words, last = line.split() or [""]
+    name = re.fullmatch(r"\((\w+-(\w+)-\w+)\)", last)
+    if words[:1] == ["<s>"] and words[-1:] == ["</s>"]:
+        words = words[1:-1]
+    if name is None or not words or not all(re.fullmatch(r"[A-Za-z']+", word) for word in words):
+        raise SigmelError(f"{where}: expected '<s> WORDS </s> (<utterance>-<speaker>-b)', got {line!r}")
+    return Recording(name[1], name[2], " ".join(words).lower(), path)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such file; --an4-dir takes the folder that holds AN4's etc and wav")
+    # What is no UTF-8 is replaced here, and then refused with its line.
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def split(train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, list[Recording]]:
+    """The recordings of each set; see the table at the top of this file.
+
+    Raises:
+        SigmelError: there are too few speakers, or one speaks in train and test.
+    """
+    speakers = sorted({recording.speaker for recording in train})
+    if len(speakers) < 2:
+        raise SigmelError(f"an4_train has {len(speakers)} speakers; it takes two, one of them for the dev set")
+    if both := sorted({recording.speaker for recording in test} & set(speakers)):
+        raise SigmelError(f"{', '.join(both)}: in an4_train and an4_test; AN4 is tested on speakers never heard")
+    dev = set(speakers[::DEV_EVERY])
+    return {
+        "train": [recording for recording in train if recording.speaker not in dev],
+        "dev": [recording for recording in train if recording.speaker in dev],
+        "test": list(test),
+    }
+
+
+def make(folder: Path, job: Job) -> Utterance:
+    """Write one utterance as WAV and return its row of the manifest."""
+    recording, speed = job
+    samples, rate = read_audio(recording.path)
+    if rate != SAMPLE_RATE:
+        raise AudioError(f"{recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")
+    name = recording.id if speed == 1.0 else f"{recording.id}-sp{speed:g}"
+    samples = change_speed(samples, speed)
+    file = f"wav/{name}.wav"
+    write_wav(folder / file, samples, SAMPLE_RATE)
+    return Utterance(name, file, round(len(samples) / SAMPLE_RATE, 4), recording.text, recording.speaker)
+
+
+# --- the stage
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Make the data of the an4 recipe.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone where it is complete")
+    parser.add_argument("--an4-dir", type=Path, help="a copy of the database; otherwise it is downloaded")
+    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
+    parser.add_argument(
+        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="in training (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
+    options = parser.parse_args(argv)
+    if not all(0.5 <= speed <= 2.0 for speed in options.speeds):
+        parser.error("--speeds must lie between 0.5 and 2")
+    return options
+
+
+def build(options: argparse.Namespace) -> None:
+    with data_folder(options.output, {"speeds": options.speeds}) as folder:
+        if folder is None:
+            return
+        source = options.an4_dir or download(options.download_dir)
+        source = source / "an4" if (source / "an4").is_dir() else source
+        lists = {name: read_lists(source, name) for name in COMPLETE}
+        for name, recordings in lists.items():
+            if len(recordings) != COMPLETE[name]:
+                print(f"note: {source} is a part of AN4: {len(recordings)} of {COMPLETE[name]} {name} utterances")
+        (folder / "wav").mkdir()
+        sets = {}
+        for name, recordings in split(**lists).items():
+            speeds = options.speeds if name == "train" else [1.0]
+            jobs = [Job(recording, speed) for recording in recordings for speed in speeds]
+            sets[name] = list(parallel_map(make, folder, jobs, options.workers, name))
+        write_sets(folder, sets, [])
+
+
+if __name__ == "__main__":
+    arguments = parse(None)
+    sys.exit(exit_status(lambda: build(arguments)))
