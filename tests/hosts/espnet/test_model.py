@@ -4,10 +4,12 @@ import pytest
 import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks import asr
+from torch import nn
 
-from sigmel import SigmelError
-from sigmel.hosts.espnet import SigmelASRModel
+from sigmel import SigmelError, register, registry
+from sigmel.hosts.espnet import SigmelASRModel, espnet_frontend
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 
@@ -72,3 +74,29 @@ def test_renamed_parameters_are_refused(tiny):
     state["ctc.renamed"] = state.pop("ctc.ctc_lo.bias")
     with pytest.raises(SigmelError, match=r"it lacks: ctc\.ctc_lo\.bias; .* no place for: ctc\.renamed"):
         model.load_state_dict(state, strict=False)
+
+
+def test_tokens_are_not_normalised(monkeypatch, tiny):
+    monkeypatch.setattr(registry, "_registered", {})
+
+    @register("frontend", "tokens")
+    class Tokens(nn.Module):
+        discrete = True
+
+        def __init__(self, sample_rate=16000):
+            super().__init__()
+
+        def output_size(self):
+            return 8
+
+        def forward(self, waveforms, lengths):
+            return waveforms, lengths
+
+    encoder = asr.encoder_choices.get_class("omni_router")(input_size=8, **tiny)
+    parts = dict.fromkeys(("specaug", "preencoder", "postencoder", "decoder", "joint_network"))
+    parts |= {"frontend": espnet_frontend("tokens")(), "encoder": encoder, "ctc": CTC(len(TOKENS), 16)}
+    SigmelASRModel(len(TOKENS), TOKENS, normalize=None, ctc_weight=1.0, **parts)
+    with pytest.raises(
+        SigmelError, match=r"normalize: UtteranceMVN would .* frontend: tokens gives; set normalize: null"
+    ):
+        SigmelASRModel(len(TOKENS), TOKENS, normalize=UtteranceMVN(), ctc_weight=1.0, **parts)

@@ -108,6 +108,26 @@ def test_registration_imports_nothing_of_the_host_and_serves_a_task_imported_lat
     assert "found True" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("202304", "SigmelError: espnet 202304 is not supported; sigmel needs 202511"),
+        ("202712", "UserWarning: sigmel supports espnet 202511 and 202611; 202712 was not tested with it"),
+    ],
+)
+def test_a_version_of_the_host_that_was_not_tested_is_said(version, message, tmp_path):
+    metadata = tmp_path / f"espnet-{version}.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: espnet\nVersion: {version}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sigmel.hosts.espnet"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert message in done.stderr
+
+
 SPAWNING = """
 import multiprocessing, sys
 from job import child

@@ -13,6 +13,10 @@ try:
     _version = version("espnet")
 except PackageNotFoundError as error:
     raise SigmelError("sigmel.hosts.espnet needs ESPnet: pip install espnet, or make espnet") from error
+if _version < "202511":  # a year and a month
+    raise SigmelError(
+        f"espnet {_version} is not supported; sigmel needs 202511 (Python 3.11) or 202611 (Python 3.12 or 3.13)"
+    )
 if _version.split(".")[0] not in ("202511", "202611"):
     warnings.warn(f"sigmel supports espnet 202511 and 202611; {_version} was not tested with it", stacklevel=2)
 

@@ -15,6 +15,8 @@ from sigmel.data.audio import parse_sample_rate
 class RegisteredFrontend(AbsFrontend):
     """A front end of sigmel's registry where ESPnet expects one; see `espnet_frontend`.
 
+    One whose class says ``discrete = True`` gives tokens: ``normalize: null`` must be beside it.
+
     Attributes:
         registered: its name in the registry.
     """

@@ -12,6 +12,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from sigmel.analysis.routing import RoutingStatistics
+from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.hosts.espnet.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
@@ -29,18 +30,29 @@ class SigmelASRModel(ESPnetASRModel):
 
     Args:
         *args, **kwargs: see ESPnetASRModel.
+
+    Raises:
+        SigmelError: the front end gives speech tokens, and they would be normalised.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         check_when_loaded(self, lambda name: True)
-        core = getattr(self.encoder, "core", None)
-        if isinstance(self.frontend, RegisteredFrontend) and getattr(core, "chunk_size", None) is not None:
+        if isinstance(self.frontend, RegisteredFrontend):
+            self._check_frontend(self.frontend)
+
+    def _check_frontend(self, frontend: RegisteredFrontend) -> None:
+        if getattr(frontend.core, "discrete", False) and self.normalize is not None:
+            raise SigmelError(
+                f"normalize: {type(self.normalize).__name__} would take mean and variance of speech tokens, which "
+                f"frontend: {frontend.registered} gives; set normalize: null"
+            )
+        if getattr(getattr(self.encoder, "core", None), "chunk_size", None) is not None:
             # ESPnet would cut the waveform and lose a frame at each cut, in silence.
             warnings.warn(
-                f"ESPnet's streaming inference cannot cut frontend: {self.frontend.registered}, which needs whole "
+                f"ESPnet's streaming inference cannot cut frontend: {frontend.registered}, which needs whole "
                 "utterances; for streaming, use frontend: default with n_fft, win_length and hop_length",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def forward(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+import sigmel
 from sigmel.errors import SigmelError
 
 
@@ -23,7 +24,7 @@ def check_when_loaded(module: nn.Module, ours: Callable[[str], bool]) -> None:
         unexpected = [key for key in incompatible.unexpected_keys if ours(key)]
         if missing or unexpected:
             raise SigmelError(
-                "the checkpoint is of another model or version: "
+                f"the checkpoint is of another model, or of another version than this sigmel {sigmel.__version__}: "
                 + "; ".join(
                     f"{len(keys)} parameters {what}: {', '.join(keys)}"
                     for keys, what in ((missing, "it lacks"), (unexpected, "the model has no place for"))
