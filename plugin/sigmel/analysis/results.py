@@ -61,7 +61,12 @@ def add_rows(path: Path, rows: Iterable[Row]) -> None:
 def environment() -> dict[str, str]:
     """Return where and with what a figure was made."""
     facts = {"date": datetime.date.today().isoformat(), "python": platform.python_version()}
-    for name, package in (("torch", "torch"), ("nemo", "nemo_toolkit"), ("sigmel", "sigmel")):
+    for name, package in (
+        ("torch", "torch"),
+        ("nemo", "nemo_toolkit"),
+        ("espnet", "espnet"),
+        ("sigmel", "sigmel"),
+    ):
         try:
             facts[name] = version(package)
         except PackageNotFoundError:
