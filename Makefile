@@ -20,15 +20,18 @@ BIN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed
 DEMO = egs/espeak_commands/asr1
 
-.PHONY: demo test lint venv espnet clean
+.PHONY: demo test lint venv espnet clean test-$(ESPNET) test-$(ESPNET3)
 
 demo: $(STAMP)
 	$(DEMO)/run.sh --python $(BIN)/python --size tiny
 
 test: lint espnet
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup --ignore tests/hosts/espnet
-	$(ESPNET)/bin/pytest -n $(JOBS) --dist loadgroup tests/hosts/espnet
-	$(ESPNET3)/bin/pytest -n $(JOBS) --dist loadgroup tests/hosts/espnet
+	$(MAKE) --jobs $(JOBS) --output-sync=target test-$(ESPNET) test-$(ESPNET3)
+
+# A host's tests share what is slow to make, so each suite is one process, and the suites run side by side.
+test-$(ESPNET) test-$(ESPNET3): test-%: %/installed
+	$*/bin/pytest tests/hosts/espnet
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
