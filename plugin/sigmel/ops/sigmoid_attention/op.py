@@ -1,0 +1,266 @@
+"""`torch.ops.sigmel.sigmoid_attention`: schema, fake kernels, autograd, and the functions that people call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sigmel.ops.sigmoid_attention import reference
+from sigmel.ops.sigmoid_attention.reference import Context, Layout
+
+
+@torch.library.custom_op("sigmel::sigmoid_attention", mutates_args=())
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    cu_queries: Tensor | None,
+    cu_keys: Tensor | None,
+    query_lengths: Tensor | None,
+    key_lengths: Tensor | None,
+    query_start: Tensor | None,
+    scale: float,
+    chunk: int,
+    left: int,
+    right: int,
+) -> Tensor:
+    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start)
+    return _implementation(q).forward(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
+
+
+@_attention.register_fake
+def _(q, k, v, bias, *rest):  # type: ignore[no-untyped-def]
+    return torch.empty_like(q)
+
+
+@torch.library.custom_op("sigmel::sigmoid_attention_backward", mutates_args=())
+def _attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    cu_queries: Tensor | None,
+    cu_keys: Tensor | None,
+    query_lengths: Tensor | None,
+    key_lengths: Tensor | None,
+    query_start: Tensor | None,
+    scale: float,
+    chunk: int,
+    left: int,
+    right: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start)
+    return _implementation(q).backward(grad, q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
+
+
+@_attention_backward.register_fake
+def _(grad, q, k, v, bias, *rest):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in (q, k, v, bias))
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[:10])
+    ctx.numbers = inputs[10:]
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    gradients = torch.ops.sigmel.sigmoid_attention_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    return *gradients, *[None] * 10
+
+
+_attention.register_autograd(_backward, setup_context=_save)
+
+
+def _implementation(q: Tensor):  # type: ignore[no-untyped-def]
+    return reference
+
+
+def sigmoid_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    bias: float | Tensor | None = None,
+    causal: bool = False,
+    chunk_size: int | None = None,
+    left_context: int | None = None,
+    window: tuple[int, int] | None = None,
+    alibi_slopes: Tensor | None = None,
+    query_lengths: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    query_start: Tensor | None = None,
+) -> Tensor:
+    """`sigmoid(scale * q k^T - slopes * distance + bias) v` (arXiv 2409.04431), without the matrix of weights.
+
+    Under autocast q, k and v are cast to the autocast dtype. Computed in float32 at least.
+
+    Args:
+        q: (B, H, Tq, D).
+        k, v: (B, Hkv, Tk, D); Hkv divides H, and each key head serves H / Hkv query heads (MQA, GQA).
+        scale: of the scores. Default: D ** -0.5.
+        bias: a number, or a tensor of shape (), (H,), (B, 1) or (B, H), which may need a gradient. Default: -ln n, n
+            being the number of keys of each sequence.
+        causal: a query sees no later key. Default: False.
+        chunk_size: positions that see each other; a query sees no later chunk. Default: None, no chunks.
+        left_context: keys that a query sees before its chunk. Default: None, all.
+        window: (before, after), the keys a query sees around its position; -1 is all. Default: None, all.
+        alibi_slopes: (H,) what a score loses a step of distance. Default: None.
+        query_lengths: (B,) queries that exist; the output of the others is zero. Default: all.
+        key_lengths: (B,) keys that exist. Default: all.
+        query_start: (B,) position of the first query among the keys, as in decoding with a cache. Default: 0.
+
+    Returns:
+        (B, H, Tq, D), in the dtype of q (of autocast, where it is on).
+
+    Raises:
+        ValueError: shapes that do not fit, options that contradict each other, a negative window, a length beyond T;
+            the message names the argument.
+    """
+    _check_shapes(q, k, v, ("q", "k", "v"), 4)
+    batch, heads = q.shape[:2]
+    if k.shape[0] != batch:
+        raise ValueError(f"k: batch of {k.shape[0]}, but q has {batch}")
+    for name, lengths, limit in (("query_lengths", query_lengths, q), ("key_lengths", key_lengths, k)):
+        _check_lengths(name, lengths, batch, limit.shape[2])
+    _check_lengths("query_start", query_start, batch, None)
+    keys = torch.full((batch,), k.shape[2], device=q.device) if key_lengths is None else key_lengths
+    layout = Layout(None, None, query_lengths, key_lengths, query_start)
+    context = _context(causal, chunk_size, left_context, window)
+    return _call(q, k, v, scale, _bias(bias, keys, heads, q), alibi_slopes, layout, context)
+
+
+def sigmoid_attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_queries: Tensor,
+    cu_keys: Tensor,
+    *,
+    scale: float | None = None,
+    bias: float | Tensor | None = None,
+    causal: bool = False,
+    chunk_size: int | None = None,
+    left_context: int | None = None,
+    window: tuple[int, int] | None = None,
+    alibi_slopes: Tensor | None = None,
+    query_start: Tensor | None = None,
+) -> Tensor:
+    """`sigmoid_attention` over sequences that lie one after the other, without padding.
+
+    Args:
+        q: (total queries, H, D).
+        k, v: (total keys, Hkv, D).
+        cu_queries: (N + 1,) integers, the sum of the lengths of the sequences before each, from 0 to the total.
+        cu_keys: (N + 1,) the same of the keys.
+        scale, bias, causal, chunk_size, left_context, window, alibi_slopes, query_start: as there, N for B.
+
+    Returns:
+        (total queries, H, D).
+
+    Raises:
+        ValueError: as there, or cumulative lengths that do not go from 0 to the total.
+    """
+    _check_shapes(q, k, v, ("q", "k", "v"), 3)
+    for name, cu, x in (("cu_queries", cu_queries, q), ("cu_keys", cu_keys, k)):
+        _check_cumulative(name, cu, x.shape[0])
+    if len(cu_queries) != len(cu_keys):
+        raise ValueError(f"cu_keys: {len(cu_keys) - 1} sequences, but cu_queries has {len(cu_queries) - 1}")
+    _check_lengths("query_start", query_start, len(cu_queries) - 1, None)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, total, D)
+    layout = Layout(cu_queries, cu_keys, None, None, query_start)
+    context = _context(causal, chunk_size, left_context, window)
+    bias = _bias(bias, cu_keys.diff(), q.shape[1], q)
+    return _call(q, k, v, scale, bias, alibi_slopes, layout, context)[0].transpose(0, 1)
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    context: Context,
+) -> Tensor:
+    heads, size = q.shape[1], q.shape[3]
+    if slopes is not None and slopes.shape != (heads,):
+        raise ValueError(f"alibi_slopes: shape {tuple(slopes.shape)}, expected ({heads},), one a query head")
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    scale = size**-0.5 if scale is None else scale
+    return torch.ops.sigmel.sigmoid_attention(q, k, v, bias, slopes, *layout, scale, *context)
+
+
+def _context(
+    causal: bool, chunk_size: int | None, left_context: int | None, window: tuple[int, int] | None
+) -> Context:
+    if causal + (chunk_size is not None) + (window is not None) > 1:
+        raise ValueError("causal, chunk_size and window: give one of them")
+    if window is not None:
+        if left_context is not None:
+            raise ValueError("left_context: window says it already")
+        if len(window) != 2 or min(window) < -1:
+            raise ValueError(f"window: {window} must be two numbers of keys, -1 for all")
+        return Context(1, *window)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: {chunk_size} must be at least 1")
+    if left_context is not None and left_context < 0:
+        raise ValueError(f"left_context: {left_context} must not be negative")
+    left = -1 if left_context is None else left_context
+    return Context(chunk_size or 1, left, -1 if chunk_size is None and not causal else 0)
+
+
+def _bias(bias: float | Tensor | None, keys: Tensor, heads: int, q: Tensor) -> Tensor:
+    """(N, H) in float32, or float64 for such q."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    count = len(keys)
+    if bias is None:
+        bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
+    elif not isinstance(bias, Tensor):
+        bias = torch.full((1, 1), bias, dtype=dtype, device=q.device)
+    elif bias.shape not in ((), (heads,), (count, 1), (count, heads)):
+        raise ValueError(
+            f"bias: shape {tuple(bias.shape)}, expected (), ({heads},), ({count}, 1) or ({count}, {heads})"
+        )
+    return bias.to(q.device, dtype).expand(count, heads)
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, names: tuple[str, str, str], dim: int) -> None:
+    for name, x in zip(names, (q, k, v), strict=True):
+        if x.dim() != dim or x.dtype != q.dtype:
+            raise ValueError(f"{name}: {x.dim()} dimensions of {x.dtype}, expected {dim} of {q.dtype}")
+    if k.shape != v.shape:
+        raise ValueError(f"v: shape {tuple(v.shape)}, but k has {tuple(k.shape)}")
+    heads = 1 if dim == 4 else -2
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"k: head size {k.shape[-1]}, but q has {q.shape[-1]}")
+    if k.shape[heads] == 0 or q.shape[heads] % k.shape[heads]:
+        raise ValueError(f"k: {k.shape[heads]} heads do not divide the {q.shape[heads]} of q")
+
+
+def _check_lengths(name: str, lengths: Tensor | None, count: int, limit: int | None) -> None:
+    if lengths is None:
+        return
+    if lengths.shape != (count,) or lengths.is_floating_point():
+        raise ValueError(f"{name}: {lengths.dtype} of shape {tuple(lengths.shape)}, expected {count} integers")
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # a look at the values would wait for the device
+    if count and (lengths.min() < 0 or (limit is not None and lengths.max() > limit)):
+        raise ValueError(
+            f"{name}: {lengths.tolist()} must lie between 0 and {limit if limit is not None else 'the end'}"
+        )
+
+
+def _check_cumulative(name: str, cu: Tensor, total: int) -> None:
+    if cu.dim() != 1 or len(cu) < 2 or cu.is_floating_point():
+        raise ValueError(f"{name}: {cu.dtype} of shape {tuple(cu.shape)}, expected N + 1 integers")
+    if cu.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any():
+        raise ValueError(f"{name}: {cu.tolist()} must rise from 0 to {total}")

@@ -1,0 +1,148 @@
+"""Plain definition of sigmoid attention, and of its derivative (arXiv 2409.04431, section 2 and appendix).
+
+A query at position p of a sequence gives `sum_j sigmoid(scale * q.k_j - slope * |p - j| + bias) * v_j` over the keys j
+that it sees. There is no sum to divide by: a key that does not exist must not be there, and `bias`, which keeps the
+sum of the weights near 1 at the start, follows the number of keys of each sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Context(NamedTuple):
+    """Which keys a query sees: those of its own chunk, `left` before it and `right` after it.
+
+    Attributes:
+        chunk: positions a chunk; 1 where each query has its own.
+        left: keys before the chunk; -1 is all.
+        right: keys after the chunk; -1 is all.
+    """
+
+    chunk: int = 1
+    left: int = -1
+    right: int = -1
+
+    def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(Q, K) bool, true where the query at a position (Q,) sees the key at a position (K,)."""
+        first = (queries // self.chunk * self.chunk)[:, None]
+        seen = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
+        if self.left >= 0:
+            seen = seen & (keys >= first - self.left)
+        if self.right >= 0:
+            seen = seen & (keys < first + self.chunk + self.right)
+        return seen
+
+
+class Layout(NamedTuple):
+    """Where the sequences are.
+
+    Of a padded batch, sequence n is row n of q, k and v, from the start on; of a packed one (q, k and v have one row),
+    it is what lies between two of the cumulative lengths.
+
+    Attributes:
+        cu_queries, cu_keys: (N + 1,) cumulative lengths of packed sequences; None for a padded batch.
+        query_lengths, key_lengths: (N,) of a padded batch; None is all. The output of other queries is zero.
+        query_start: (N,) position of each sequence's first query among its keys; None is 0.
+    """
+
+    cu_queries: Tensor | None
+    cu_keys: Tensor | None
+    query_lengths: Tensor | None
+    key_lengths: Tensor | None
+    query_start: Tensor | None
+
+    def sequences(self, q: Tensor, k: Tensor) -> Iterator[tuple[int, slice, slice, int]]:
+        """For each sequence: its row, its queries, its keys, and the position of its first query."""
+        packed = self.cu_queries is not None
+        for n in range(len(self.cu_queries) - 1 if self.cu_queries is not None else len(q)):
+            start = 0 if self.query_start is None else int(self.query_start[n])
+            queries = _slice(n, self.cu_queries, self.query_lengths, q)
+            keys = _slice(n, self.cu_keys, self.key_lengths, k)
+            yield 0 if packed else n, queries, keys, start
+
+
+def _slice(n: int, cumulative: Tensor | None, lengths: Tensor | None, x: Tensor) -> slice:
+    if cumulative is not None:
+        return slice(int(cumulative[n]), int(cumulative[n + 1]))
+    return slice(0, x.shape[2] if lengths is None else int(lengths[n]))
+
+
+def weights(
+    q: Tensor, k: Tensor, bias: Tensor, slopes: Tensor | None, scale: float, seen: Tensor, p: Tensor
+) -> Tensor:
+    """(H, Q, K) weights of one sequence: q (H, Q, D), k (H, K, D), bias (H,), seen (Q, K), positions p (Q,)."""
+    scores = scale * (q @ k.transpose(1, 2)) + bias[:, None, None]
+    if slopes is not None:
+        scores = scores - slopes[:, None, None] * (p[:, None] - torch.arange(k.shape[1], device=p.device)).abs()
+    return torch.where(seen, torch.sigmoid(scores), 0.0)
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> Tensor:
+    """The output, shaped and typed as q; see `sigmel.ops.sigmoid_attention`.
+
+    Args:
+        q: (B, H, Tq, D).
+        k, v: (B, H / group, Tk, D).
+        bias: (N, H).
+        slopes: (H,) of ALiBi, or None.
+        layout: where the N sequences are.
+        scale: of the scores.
+        context: which keys a query sees.
+    """
+    output = torch.zeros_like(q)
+    group = q.shape[1] // k.shape[1]
+    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
+        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
+        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+        position = start + torch.arange(query.shape[1], device=q.device)
+        seen = context.mask(position, torch.arange(key.shape[1], device=q.device))
+        output[row, :, queries] = (weights(query, key, bias[n], slopes, scale, seen, position) @ value).to(q.dtype)
+    return output
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v and bias, given that of the output."""
+    grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in (q, k, v, bias))
+    group = q.shape[1] // k.shape[1]
+    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
+        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
+        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+        above = _wide(grad[row, :, queries])
+        position = start + torch.arange(query.shape[1], device=q.device)
+        seen = context.mask(position, torch.arange(key.shape[1], device=q.device))
+        weight = weights(query, key, bias[n], slopes, scale, seen, position)
+        score = weight * (1 - weight) * (above @ value.transpose(1, 2))  # (H, Q, K)
+        grad_q[row, :, queries] = (scale * (score @ key)).to(q.dtype)
+        for gradient, factor in ((grad_k, scale * (score.transpose(1, 2) @ query)), (grad_v, weight.mT @ above)):
+            gradient[row, :, keys] = factor.unflatten(0, (-1, group)).sum(1).to(k.dtype)
+        grad_bias[n] = score.sum((1, 2))
+    return grad_q, grad_k, grad_v, grad_bias
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is computed in float32."""
+    return x if x.dtype == torch.float64 else x.float()
