@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from sigmel.ops.sigmoid_attention import reference
+from sigmel.ops.sigmoid_attention import cpu, reference
 from sigmel.ops.sigmoid_attention.reference import Context, Layout
 
 
@@ -75,8 +77,9 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 _attention.register_autograd(_backward, setup_context=_save)
 
 
-def _implementation(q: Tensor):  # type: ignore[no-untyped-def]
-    return reference
+def _implementation(q: Tensor) -> ModuleType:
+    """The module that serves a call: the plain definition where no other can."""
+    return cpu if q.device.type == "cpu" and cpu.supported(q) else reference
 
 
 def sigmoid_attention(

@@ -1,0 +1,75 @@
+"""C++ of ours, compiled for the machine it runs on when it is first used, and kept.
+
+Plain functions of C are called through ctypes, so nothing of torch is compiled and it takes seconds. Threads are those
+of torch: its OpenMP is in the process already, and a second one would get in its way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", "-Wno-psabi"]
+
+
+@functools.cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """The compiled form of a C++ file; None, after one warning, where it cannot be compiled.
+
+    It is kept in ``$XDG_CACHE_HOME/sigmel`` (``~/.cache/sigmel``), one for each source, compiler and processor. The
+    compiler is ``$CXX``, or the first of c++, g++ and clang++.
+    """
+    try:
+        return _load(source)
+    except (OSError, subprocess.CalledProcessError) as error:
+        output = getattr(error, "stderr", None)
+        reason = output.strip().splitlines()[-1] if output and output.strip() else error
+        warnings.warn(f"{source.name} cannot be compiled here, so its slow form is used ({reason})", stacklevel=3)
+        return None
+
+
+def _load(source: Path) -> ctypes.CDLL:
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler was found; install one, or set CXX")
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    facts = (source.read_text(), version, _processor(), *COMPILE)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigmel"
+    target = folder / f"{source.parent.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            compiled, linked = Path(work) / "object.o", Path(work) / "library.so"
+            _compile(compiler, source, compiled)
+            # Without -fopenmp: its symbols are those that torch has loaded.
+            _run([compiler, "-shared", str(compiled), "-o", str(linked)])
+            linked.replace(target)  # another process may be doing the same
+    return ctypes.CDLL(str(target))
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    command = [compiler, *COMPILE, "-c", str(source), "-o", str(target)]
+    try:
+        _run([*command, "-fopenmp"])
+    except subprocess.CalledProcessError:
+        _run(command)  # one thread, where the compiler has no OpenMP
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return platform.processor()

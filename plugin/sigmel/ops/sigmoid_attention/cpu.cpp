@@ -1,0 +1,446 @@
+// Sigmoid attention on a CPU, forward and backward, without the matrix of weights.
+//
+// A task is some hundred queries of one head. It goes through the keys in blocks, and a block through its queries in
+// strips, so that what the products read lies in the nearest cache. Scores are kept transposed, a row a key, a column a
+// query: vectors lie along the queries, so masks and biases need no horizontal operation, the second product reads
+// the values as they are, and only queries and outputs are transposed. As the weights are not normalised, blocks
+// simply add up.
+//
+// Compiled for the machine it runs on (see sigmel.ops.native); called with the structure `Problem`.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 8;  // a tile of ROWS x VECTORS vectors fills the registers
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 4;
+#else
+constexpr int LANES = 4, ROWS = 8;
+#endif
+constexpr int VECTORS = 3;
+constexpr int STRIP = VECTORS * LANES;  // queries whose scores are worked on at once
+constexpr int QUERIES = 8 * STRIP;      // queries of a task: each block of keys is read once for all of them
+constexpr int KEYS = 128;               // keys of a block
+constexpr int ALIGNMENT = 64;
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Vector x) { *reinterpret_cast<Unaligned*>(p) = x; }
+inline Vector all(float x) { return x - Vector{}; }
+
+// --- What is asked for, as sigmel/ops/sigmoid_attention/cpu.py lays it out.
+
+struct Strides {
+  int64_t row, head, time;  // in numbers; those of a head's features are 1
+};
+
+struct Sequence {
+  int64_t row, query, queries, key, keys, position;  // its row; first query and how many; the same of keys;
+};                                                   // position of the first query among the keys
+
+struct Problem {
+  int64_t sequences, heads, key_heads, size;  // size: features of a head, a multiple of LANES
+  int64_t chunk, left, right;                 // see reference.Context
+  int64_t threads;
+  double scale;
+  const Sequence* sequence;
+  const float *bias, *slopes;  // (sequences, heads); (heads) or null
+  const float *q, *k, *v;
+  Strides q_strides, k_strides, v_strides;
+  float* output;
+  Strides output_strides;
+  // Backward only.
+  const float* grad;
+  Strides grad_strides;
+  float *grad_q, *grad_k, *grad_v;  // zeros
+  Strides grad_q_strides, grad_k_strides, grad_v_strides;
+  float* grad_bias;  // (sequences, heads)
+};
+
+template <class Number>
+Number* at(Number* base, const Strides& strides, int64_t row, int64_t head, int64_t time) {
+  return base + row * strides.row + head * strides.head + time * strides.time;
+}
+
+// --- Products of matrices
+
+// C (M x 16 N) = A (M x depth) B (depth x 16 N), added to what is there if `add`.
+template <int M, int N>
+inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int64_t depth, float* c,
+                 int64_t ldc, bool add) {
+  Vector sum[M][N];
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) sum[i][j] = add ? load(c + i * ldc + j * LANES) : Vector{};
+  for (int64_t p = 0; p < depth; p++) {
+    Vector row[N];
+    for (int j = 0; j < N; j++) row[j] = load(b + p * ldb + j * LANES);
+    for (int i = 0; i < M; i++) {
+      const Vector x = all(a[i * a_row + p * a_step]);
+      for (int j = 0; j < N; j++) sum[i][j] += x * row[j];
+    }
+  }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+// Not inlined: what surrounds it would take registers from the tile.
+template <int N>
+__attribute__((noinline)) void panel(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b,
+                                     int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add) {
+  int64_t i = 0;
+  for (; i + ROWS <= rows; i += ROWS) tile<ROWS, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
+  for (; i < rows; i++) tile<1, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
+}
+
+void product(int64_t rows, int64_t vectors, int64_t depth, const float* a, int64_t a_row, int64_t a_step,
+             const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
+  while (vectors > 0) {
+    const int64_t now = vectors == 4 ? 2 : std::min<int64_t>(vectors, VECTORS);  // 2 + 2 is faster than 3 + 1
+    const auto kernel = now == 3 ? panel<3> : now == 2 ? panel<2> : panel<1>;
+    kernel(rows, a, a_row, a_step, b, ldb, depth, c, ldc, add);
+    vectors -= now, b += now * LANES, c += now * LANES;
+  }
+}
+
+// --- Transposition
+
+// LANES rows become LANES columns: rows i and i + LANES / 2 are interleaved, log2(LANES) times.
+inline void transpose_square(const float* from, int64_t ld, float* to, int64_t ldt) {
+#if defined(__GNUC__) && !defined(__clang__)
+  Integers low, high;
+  for (int i = 0; i < LANES; i++) low[i] = i / 2 + i % 2 * LANES, high[i] = low[i] + LANES / 2;
+  Vector rows[LANES], next[LANES];
+  for (int i = 0; i < LANES; i++) rows[i] = load(from + i * ld);
+  for (int round = 1; round < LANES; round *= 2) {
+    for (int i = 0; i < LANES / 2; i++) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
+    }
+    for (int i = 0; i < LANES; i++) rows[i] = next[i];
+  }
+  for (int i = 0; i < LANES; i++) store(to + i * ldt, rows[i]);
+#else
+  for (int i = 0; i < LANES; i++)
+    for (int j = 0; j < LANES; j++) to[j * ldt + i] = from[i * ld + j];
+#endif
+}
+
+void transpose(const float* from, int64_t ld, int64_t rows, int64_t columns, float* to, int64_t ldt) {
+  for (int64_t i = 0; i < rows; i += LANES)
+    for (int64_t j = 0; j < columns; j += LANES) {
+      const int64_t m = std::min<int64_t>(LANES, rows - i), n = std::min<int64_t>(LANES, columns - j);
+      if (m == LANES && n == LANES) {
+        transpose_square(from + i * ld + j, ld, to + j * ldt + i, ldt);
+        continue;
+      }
+      for (int64_t r = 0; r < m; r++)
+        for (int64_t s = 0; s < n; s++) to[(j + s) * ldt + i + r] = from[(i + r) * ld + j + s];
+    }
+}
+
+// --- Weights
+
+// 1 / (1 + 2^x), to some 1e-7: 2^x is 2^round(x) times a polynomial of what is left.
+inline Vector logistic2(Vector x) {
+  // Least squares of the relative error on [-1/2, 1/2]; its largest is 8e-8.
+  constexpr float C[] = {1.0000000710f,   6.9314694916e-1f, 2.4022121754e-1f,
+                         5.5507426160e-2f, 9.6754597455e-3f, 1.3266970386e-3f};
+#if defined(__AVX512F__)
+  // Of two NaNs or a NaN and a number, this minimum is the second.
+  const __m512 bounded = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)x);
+  const __m512 whole = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vector rest = (Vector)_mm512_sub_ps(bounded, whole);
+#else
+  Vector bounded = x > 126.0f ? all(126.0f) : x;
+  bounded = bounded < -126.0f ? all(-126.0f) : bounded;
+  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for a fraction
+  const Vector shifted = bounded + ROUND;
+  const Vector rest = bounded - (shifted - ROUND);
+#endif
+  Vector power = all(C[5]);
+  for (int i = 4; i >= 0; i--) power = power * rest + C[i];
+#if defined(__AVX512F__)
+  const __m512 below = _mm512_add_ps(_mm512_scalef_ps((__m512)power, whole), _mm512_set1_ps(1.0f));
+  const __m512 guess = _mm512_rcp14_ps(below);  // a division would take as long as all the rest
+  return (Vector)_mm512_mul_ps(guess, _mm512_fnmadd_ps(below, guess, _mm512_set1_ps(2.0f)));
+#else
+  return 1.0f / (1.0f + (Vector)((Integers)power + ((Integers)shifted << 23)));
+#endif
+}
+
+constexpr float LOG2E = 1.44269504089f;
+
+// The queries of a strip: where they stand and which keys they see.
+struct Strip {
+  int64_t query, count, vectors;     // first of the task's queries, how many, and the vectors that hold them
+  int32_t first[STRIP], end[STRIP];  // the keys each one sees
+  float position[STRIP];
+  int64_t any_first, any_end;      // keys that some query sees
+  int64_t every_first, every_end;  // keys that every query sees
+
+  Strip(const Problem& problem, const Sequence& sequence, int64_t task_query, int64_t query, int64_t count)
+      : query(query), count(count), vectors((count + LANES - 1) / LANES), any_first(sequence.keys), any_end(0),
+        every_first(0), every_end(sequence.keys) {
+    for (int64_t i = 0; i < STRIP; i++) {
+      const int64_t at = sequence.position + task_query + query + i, chunk = at / problem.chunk * problem.chunk;
+      const int64_t from = problem.left < 0 ? 0 : chunk - problem.left;
+      const int64_t to = problem.right < 0 ? sequence.keys : chunk + problem.chunk + problem.right;
+      position[i] = float(at);
+      first[i] = int32_t(std::clamp<int64_t>(from, 0, sequence.keys));
+      end[i] = int32_t(std::clamp<int64_t>(to, 0, sequence.keys));
+      if (i >= count) continue;
+      any_first = std::min<int64_t>(any_first, first[i]), any_end = std::max<int64_t>(any_end, end[i]);
+      every_first = std::max<int64_t>(every_first, first[i]), every_end = std::min<int64_t>(every_end, end[i]);
+    }
+  }
+
+  bool sees(int64_t key, int64_t keys) const { return any_first < key + keys && key < any_end; }
+  bool sees_all(int64_t key, int64_t keys) const { return every_first <= key && key + keys <= every_end; }
+};
+
+// Scores (keys x STRIP) become weights.
+__attribute__((noinline)) void weigh(const Problem& problem, const Strip& strip, int64_t key, int64_t keys, float bias,
+                                     float slope, float* scores) {
+  const float scale = -LOG2E * float(problem.scale), offset = -LOG2E * bias;
+  const int64_t columns = strip.vectors * LANES;
+  if (slope == 0.0f && strip.sees_all(key, keys)) {
+    for (int64_t i = 0; i < keys; i++)
+      for (int64_t j = 0; j < columns; j += LANES)
+        store(scores + i * STRIP + j, logistic2(load(scores + i * STRIP + j) * scale + offset));
+    return;
+  }
+  for (int64_t i = 0; i < keys; i++)
+    for (int64_t j = 0; j < columns; j += LANES) {
+      const Vector away = load(strip.position + j) - float(key + i);
+      const Vector distance = away < 0.0f ? -away : away;
+      const Vector x = load(scores + i * STRIP + j) * scale + (distance * (LOG2E * slope) + offset);
+      Integers first, end;
+      std::memcpy(&first, strip.first + j, sizeof first);
+      std::memcpy(&end, strip.end + j, sizeof end);
+      const int32_t number = int32_t(key + i);
+      const Integers seen = (first <= number) & (end > number);
+      store(scores + i * STRIP + j, (Vector)((Integers)logistic2(x) & seen));
+    }
+}
+
+// --- The work of a thread
+
+// Memory that a thread reuses, cut into pieces that begin at cache lines.
+class Buffer {
+ public:
+  explicit Buffer(int64_t numbers) : memory(numbers + ALIGNMENT) {
+    next = memory.data();
+    next += -reinterpret_cast<intptr_t>(next) / 4 % (ALIGNMENT / 4) + ALIGNMENT / 4;
+  }
+  float* take(int64_t numbers) {
+    float* piece = next;
+    next += numbers;
+    return piece;
+  }
+
+ private:
+  std::vector<float> memory;
+  float* next;
+};
+
+struct Task {
+  int64_t sequence, head, query;
+};
+
+// `count` rows of a head from `time` on, one right after the other; copied into `memory` if they are not.
+const float* gather(const float* base, const Strides& strides, int64_t row, int64_t head, int64_t time, int64_t count,
+                    int64_t size, float* memory) {
+  const float* from = at(base, strides, row, head, time);
+  if (strides.time == size) return from;
+  for (int64_t i = 0; i < count; i++) std::memcpy(memory + i * size, from + i * strides.time, sizeof(float) * size);
+  return memory;
+}
+
+// The strips of a task are of about one width: one that is a vector wide would keep the processor waiting.
+std::vector<Strip> strips_of(const Problem& problem, const Sequence& sequence, int64_t query, int64_t count) {
+  std::vector<Strip> strips;
+  const int64_t vectors = (count + LANES - 1) / LANES, number = (vectors + VECTORS - 1) / VECTORS;
+  for (int64_t n = 0, first = 0; n < number; n++) {
+    const int64_t width = (vectors / number + (n < vectors % number)) * LANES;
+    strips.emplace_back(problem, sequence, query, first, std::min(width, count - first));
+    first += width;
+  }
+  return strips;
+}
+
+// Queries as columns: for each strip (size x STRIP), zeros where there is no query.
+void to_columns(const float* from, int64_t time, const std::vector<Strip>& strips, int64_t size, float* to) {
+  for (const Strip& strip : strips) {
+    if (strip.count < STRIP) std::memset(to, 0, sizeof(float) * STRIP * size);
+    transpose(from + strip.query * time, time, strip.count, size, to, STRIP);
+    to += STRIP * size;
+  }
+}
+
+void from_columns(const float* from, const std::vector<Strip>& strips, int64_t size, float* to, int64_t time) {
+  for (const Strip& strip : strips) {
+    transpose(from, STRIP, size, strip.count, to + strip.query * time, time);
+    from += STRIP * size;
+  }
+}
+
+struct ForwardMemory {
+  float *q, *output, *k, *v, *scores;
+  static int64_t numbers(int64_t size) { return (2 * QUERIES + 2 * KEYS) * size + KEYS * STRIP; }
+  ForwardMemory(Buffer& buffer, int64_t size)
+      : q(buffer.take(QUERIES * size)), output(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
+        v(buffer.take(KEYS * size)), scores(buffer.take(KEYS * STRIP)) {}
+};
+
+void run_forward(const Problem& problem, const Task& task, const ForwardMemory& memory) {
+  const Sequence& sequence = problem.sequence[task.sequence];
+  const int64_t size = problem.size, count = std::min<int64_t>(QUERIES, sequence.queries - task.query);
+  const int64_t query = sequence.query + task.query, key_head = task.head / (problem.heads / problem.key_heads);
+  const float bias = problem.bias[task.sequence * problem.heads + task.head];
+  const float slope = problem.slopes ? problem.slopes[task.head] : 0.0f;
+  const std::vector<Strip> strips = strips_of(problem, sequence, task.query, count);
+  to_columns(at(problem.q, problem.q_strides, sequence.row, task.head, query), problem.q_strides.time, strips, size,
+             memory.q);
+  std::memset(memory.output, 0, sizeof(float) * QUERIES * size);
+  for (int64_t key = 0; key < sequence.keys; key += KEYS) {
+    const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
+    if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); })) continue;
+    const float* k =
+        gather(problem.k, problem.k_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.k);
+    const float* v =
+        gather(problem.v, problem.v_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.v);
+    for (size_t n = 0; n < strips.size(); n++) {
+      const Strip& strip = strips[n];
+      if (!strip.sees(key, keys)) continue;
+      product(keys, strip.vectors, size, k, size, 1, memory.q + n * STRIP * size, STRIP, memory.scores, STRIP,
+              false);
+      weigh(problem, strip, key, keys, bias, slope, memory.scores);
+      product(size, strip.vectors, keys, v, 1, size, memory.scores, STRIP, memory.output + n * STRIP * size,
+              STRIP, true);
+    }
+  }
+  from_columns(memory.output, strips, size, at(problem.output, problem.output_strides, sequence.row, task.head, query),
+          problem.output_strides.time);
+}
+
+struct BackwardMemory {
+  float *q, *q_columns, *grad, *grad_columns, *grad_q, *k, *v, *scores, *weights;
+  static int64_t numbers(int64_t size) { return (5 * QUERIES + 2 * KEYS) * size + 2 * KEYS * STRIP; }
+  BackwardMemory(Buffer& buffer, int64_t size)
+      : q(buffer.take(QUERIES * size)), q_columns(buffer.take(QUERIES * size)), grad(buffer.take(QUERIES * size)),
+        grad_columns(buffer.take(QUERIES * size)), grad_q(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
+        v(buffer.take(KEYS * size)), scores(buffer.take(KEYS * STRIP)), weights(buffer.take(KEYS * STRIP)) {}
+};
+
+// Gradients of the weights (keys x STRIP) become those of the scores, times the scale; returns their unscaled sum.
+__attribute__((noinline)) double unweigh(const Strip& strip, int64_t keys, float scale, const float* weights,
+                                         float* grads) {
+  double total = 0.0;
+  for (int64_t i = 0; i < keys; i++) {
+    Vector sum{};
+    for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
+      const Vector weight = load(weights + i * STRIP + j);
+      const Vector grad = load(grads + i * STRIP + j) * (weight - weight * weight);
+      sum += grad;
+      store(grads + i * STRIP + j, grad * scale);
+    }
+    for (int j = 0; j < LANES; j++) total += sum[j];
+  }
+  return total;
+}
+
+// All queries of one head, and what they add to the gradients of its keys and values.
+void run_backward(const Problem& problem, const Task& task, const BackwardMemory& memory) {
+  const Sequence& sequence = problem.sequence[task.sequence];
+  const int64_t size = problem.size, key_head = task.head / (problem.heads / problem.key_heads);
+  const float bias = problem.bias[task.sequence * problem.heads + task.head];
+  const float slope = problem.slopes ? problem.slopes[task.head] : 0.0f;
+  double grad_bias = 0.0;
+  for (int64_t first = 0; first < sequence.queries; first += QUERIES) {
+    const int64_t count = std::min<int64_t>(QUERIES, sequence.queries - first), query = sequence.query + first;
+    const std::vector<Strip> strips = strips_of(problem, sequence, first, count);
+    const float* q =
+        gather(problem.q, problem.q_strides, sequence.row, task.head, query, count, size, memory.q);
+    const float* grad =
+        gather(problem.grad, problem.grad_strides, sequence.row, task.head, query, count, size, memory.grad);
+    to_columns(q, size, strips, size, memory.q_columns);
+    to_columns(grad, size, strips, size, memory.grad_columns);
+    std::memset(memory.grad_q, 0, sizeof(float) * QUERIES * size);
+    for (int64_t key = 0; key < sequence.keys; key += KEYS) {
+      const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
+      if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); }))
+        continue;
+      const float* k =
+          gather(problem.k, problem.k_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.k);
+      const float* v =
+          gather(problem.v, problem.v_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.v);
+      float* grad_k = at(problem.grad_k, problem.grad_k_strides, sequence.row, key_head, sequence.key + key);
+      float* grad_v = at(problem.grad_v, problem.grad_v_strides, sequence.row, key_head, sequence.key + key);
+      for (size_t n = 0; n < strips.size(); n++) {
+        const Strip& strip = strips[n];
+        if (!strip.sees(key, keys)) continue;
+        const int64_t offset = n * STRIP * size;
+        product(keys, strip.vectors, size, k, size, 1, memory.q_columns + offset, STRIP, memory.weights, STRIP,
+                false);
+        weigh(problem, strip, key, keys, bias, slope, memory.weights);
+        product(keys, strip.vectors, size, v, size, 1, memory.grad_columns + offset, STRIP, memory.scores,
+                STRIP, false);
+        grad_bias += unweigh(strip, keys, float(problem.scale), memory.weights, memory.scores);
+        product(size, strip.vectors, keys, k, 1, size, memory.scores, STRIP, memory.grad_q + offset, STRIP,
+                true);
+        product(keys, size / LANES, strip.count, memory.weights, STRIP, 1, grad + strip.query * size, size, grad_v,
+                problem.grad_v_strides.time,
+                true);
+        product(keys, size / LANES, strip.count, memory.scores, STRIP, 1, q + strip.query * size, size, grad_k,
+                problem.grad_k_strides.time,
+                true);
+      }
+    }
+    from_columns(memory.grad_q, strips, size, at(problem.grad_q, problem.grad_q_strides, sequence.row, task.head, query),
+            problem.grad_q_strides.time);
+  }
+  problem.grad_bias[task.sequence * problem.heads + task.head] = float(grad_bias);
+}
+
+}  // namespace
+
+extern "C" void forward(const Problem* problem) {
+  std::vector<Task> tasks;
+  for (int64_t n = 0; n < problem->sequences; n++)
+    for (int64_t head = 0; head < problem->heads; head++)
+      for (int64_t query = 0; query < problem->sequence[n].queries; query += QUERIES)
+        tasks.push_back({n, head, query});
+#pragma omp parallel num_threads(problem->threads)
+  {
+    Buffer buffer(ForwardMemory::numbers(problem->size));
+    const ForwardMemory memory(buffer, problem->size);
+#pragma omp for schedule(dynamic)
+    for (size_t n = 0; n < tasks.size(); n++) run_forward(*problem, tasks[n], memory);
+  }
+}
+
+// Heads that share keys are one task, in order: no two threads add to the same gradient, so it is the same each time.
+extern "C" void backward(const Problem* problem) {
+  const int64_t group = problem->heads / problem->key_heads, tasks = problem->sequences * problem->key_heads;
+#pragma omp parallel num_threads(problem->threads)
+  {
+    Buffer buffer(BackwardMemory::numbers(problem->size));
+    const BackwardMemory memory(buffer, problem->size);
+#pragma omp for schedule(dynamic)
+    for (int64_t n = 0; n < tasks; n++)
+      for (int64_t head = 0; head < group; head++)
+        run_backward(*problem, {n / problem->key_heads, n % problem->key_heads * group + head, 0}, memory);
+  }
+}

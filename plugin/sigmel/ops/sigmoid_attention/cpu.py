@@ -1,0 +1,149 @@
+"""Sigmoid attention on a CPU: hands tensors to cpu.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sigmel.ops.native import library
+from sigmel.ops.sigmoid_attention.reference import Context, Layout
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+MULTIPLE = 16  # of a head's features; others are filled up with zeros
+
+
+class Strides(ctypes.Structure):
+    """As in cpu.cpp."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("row", "head", "time")]
+
+    @classmethod
+    def of(cls, x: Tensor) -> Strides:
+        """Of a tensor (B, H, T, D)."""
+        return cls(*x.stride()[:3])
+
+
+class Problem(ctypes.Structure):
+    """As in cpu.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("sequences", "heads", "key_heads", "size")),
+        *((name, ctypes.c_int64) for name in ("chunk", "left", "right", "threads")),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("sequence", "bias", "slopes", "q", "k", "v")),
+        *((name, Strides) for name in ("q_strides", "k_strides", "v_strides")),
+        ("output", ctypes.c_void_p),
+        ("output_strides", Strides),
+        ("grad", ctypes.c_void_p),
+        ("grad_strides", Strides),
+        *((name, ctypes.c_void_p) for name in ("grad_q", "grad_k", "grad_v")),
+        *((name, Strides) for name in ("grad_q_strides", "grad_k_strides", "grad_v_strides")),
+        ("grad_bias", ctypes.c_void_p),
+    ]
+
+
+def supported(q: Tensor) -> bool:
+    """Whether these queries can be handed on: half or single precision, and a compiler was there."""
+    return q.dtype in (torch.float32, torch.bfloat16, torch.float16) and library(SOURCE) is not None
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> Tensor:
+    """See `reference.forward`."""
+    dtype, size = q.dtype, q.shape[-1]
+    q, k, v = (_prepared(x) for x in (q, k, v))
+    everything = layout.query_lengths is None and layout.cu_queries is None
+    output = torch.empty_like(q) if everything else torch.zeros_like(q)
+    kept, problem = _problem(q, k, v, bias, slopes, layout, scale, context)
+    problem.output, problem.output_strides = output.data_ptr(), Strides.of(output)
+    _call("forward", problem, kept)
+    return output[..., :size].to(dtype)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.backward`."""
+    dtype, size = q.dtype, q.shape[-1]
+    grad, q, k, v = (_prepared(x) for x in (grad, q, k, v))
+    gradients = [torch.zeros_like(x) for x in (q, k, v)]
+    grad_bias = torch.zeros(bias.shape)
+    kept, problem = _problem(q, k, v, bias, slopes, layout, scale, context)
+    problem.grad, problem.grad_strides = grad.data_ptr(), Strides.of(grad)
+    problem.grad_q, problem.grad_k, problem.grad_v = (x.data_ptr() for x in gradients)
+    problem.grad_q_strides, problem.grad_k_strides, problem.grad_v_strides = map(Strides.of, gradients)
+    problem.grad_bias = grad_bias.data_ptr()
+    _call("backward", problem, kept)
+    grad_q, grad_k, grad_v = (x[..., :size].to(dtype) for x in gradients)
+    return grad_q, grad_k, grad_v, grad_bias
+
+
+def _prepared(x: Tensor) -> Tensor:
+    """In float32, features side by side and a multiple of `MULTIPLE`; where it is so already, the same memory."""
+    x = x.float()
+    if missing := -x.shape[-1] % MULTIPLE:
+        return F.pad(x, (0, missing))
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _problem(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> tuple[list[Tensor], Problem]:
+    """The structure, and the tensors that it points into, which must live as long."""
+    sequence, bias = _sequences(q, k, layout), bias.float().contiguous()
+    slopes = None if slopes is None else slopes.float().contiguous()
+    problem = Problem(len(sequence), q.shape[1], k.shape[1], q.shape[3], *context, torch.get_num_threads(), scale)
+    problem.sequence, problem.bias = sequence.data_ptr(), bias.data_ptr()
+    problem.slopes = None if slopes is None else slopes.data_ptr()
+    problem.q, problem.k, problem.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    problem.q_strides, problem.k_strides, problem.v_strides = Strides.of(q), Strides.of(k), Strides.of(v)
+    return [sequence, bias, *([] if slopes is None else [slopes])], problem
+
+
+def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
+    """(N, 6) int64: row, first query, queries, first key, keys, position of the first query."""
+    if layout.cu_queries is not None and layout.cu_keys is not None:
+        count = len(layout.cu_queries) - 1
+        table = torch.zeros(count, 6, dtype=torch.int64)
+        for column, cumulative in ((1, layout.cu_queries), (3, layout.cu_keys)):
+            table[:, column], table[:, column + 1] = cumulative[:-1], cumulative.diff()
+    else:
+        table = torch.zeros(len(q), 6, dtype=torch.int64)
+        table[:, 0] = torch.arange(len(q))
+        table[:, 2] = q.shape[2] if layout.query_lengths is None else layout.query_lengths
+        table[:, 4] = k.shape[2] if layout.key_lengths is None else layout.key_lengths
+    if layout.query_start is not None:
+        table[:, 5] = layout.query_start
+    return table
+
+
+def _call(function: str, problem: Problem, kept: list[Tensor]) -> None:
+    getattr(library(SOURCE), function)(ctypes.byref(problem))
+    del kept  # it lived until here
