@@ -60,7 +60,7 @@ KINDS: dict[str, Contract] = {
     "frontend": Contract({"forward": ("waveforms", "lengths"), "output_size": ()}),
     "attention": Contract(
         {
-            "forward": ("x", "mask", "rotary"),
+            "forward": ("x", "visible", "rotary"),
             "step": ("x", "state", "mask", "left_context", "rotary"),
             "initial_state": ("batch_size", "left_context"),
         }

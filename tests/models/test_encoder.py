@@ -20,7 +20,11 @@ ROUTINGS = ["dense", "switch", "omni", "path:2"]
 
 def build(seed=0, **options):
     torch.manual_seed(seed)
-    return OmniRouterEncoder(**(TINY | options)).eval()
+    encoder = OmniRouterEncoder(**(TINY | options)).eval()
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("layer_scale"):
+            torch.nn.init.ones_(parameter)  # it begins so small that what it scales would not be tested
+    return encoder
 
 
 def batch(lengths, size=8, seed=1):
@@ -33,9 +37,13 @@ def batch(lengths, size=8, seed=1):
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize(("chunk_size", "left_context"), [(None, None), (1, None), (3, 4)])
-def test_alone_equals_in_a_batch(block, subsampling, positions, routing, chunk_size, left_context):
+@pytest.mark.parametrize(
+    ("attention", "chunk_size", "left_context"),
+    [("softmax", None, None), ("softmax", 1, None), ("softmax", 3, 4), ("sigmoid", None, None), ("sigmoid", 3, 4)],
+)
+def test_alone_equals_in_a_batch(block, subsampling, positions, routing, attention, chunk_size, left_context):
     encoder = build(
+        attention=attention,
         block=block,
         subsampling=subsampling,
         positions=positions,
@@ -68,11 +76,13 @@ def test_alone_equals_in_a_batch(block, subsampling, positions, routing, chunk_s
     left_context=st.none() | st.integers(0, 9),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=3),
     chunks_a_step=st.integers(1, 3),
+    sigmoid=st.booleans(),
 )
 def test_streamed_equals_offline(
-    block, subsampling, positions, routing, chunk_size, left_context, lengths, chunks_a_step
+    block, subsampling, positions, routing, chunk_size, left_context, lengths, chunks_a_step, sigmoid
 ):
     encoder = build(
+        attention="sigmoid" if sigmoid and left_context is not None else "softmax",
         block=block,
         subsampling=subsampling,
         positions=positions,

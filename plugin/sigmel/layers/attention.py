@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sigmel.layers.masks import Visible
 from sigmel.layers.positions import rotate
+from sigmel.ops import sigmoid_attention
 
 
 @dataclass
@@ -20,33 +23,41 @@ class AttentionState:
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention over (B, T, D); a subclass says how scores become weights (`attend`).
+    """Self-attention over (B, T, D); a subclass says how scores become weights.
 
     Args:
         d_model: D.
         num_heads: H, which divides D.
+        keys: how many a frame of a chunked encoder sees; None where it sees its whole utterance, or all that came
+            before. Default: None.
     """
 
-    def __init__(self, d_model: int, num_heads: int):
+    needs_left_context = False
+
+    def __init__(self, d_model: int, num_heads: int, keys: int | None = None):
         super().__init__()
         self.num_heads = num_heads
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+        """(B, H, T, d) outputs for queries, keys and values (B, H, T, d) of whole utterances."""
+        raise NotImplementedError
+
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """(B, H, T, d) outputs for queries (B, H, T, d), keys and values (B, H, S, d), mask (B, 1, T, S) bool."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, mask: Tensor, rotary: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Visible, rotary: Tensor | None = None) -> Tensor:
         """Attend within x.
 
         Args:
             x: (B, T, D).
-            mask: (B, 1, T, T) bool, true where a query may see a key.
+            visible: which frames a frame may see.
             rotary: angles for `rotate`, or None.
         """
         q, k, v = self._project(x, rotary)
-        return self._merge(self.attend(q, k, v, mask))
+        return self._merge(self.attend(q, k, v, visible))
 
     def step(
         self, x: Tensor, state: AttentionState, mask: Tensor, left_context: int | None, rotary: Tensor | None = None
@@ -63,7 +74,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self._project(x, rotary)
         k, v = torch.cat([state.keys, k], dim=2), torch.cat([state.values, v], dim=2)
         kept = 0 if left_context is None else k.shape[2] - left_context
-        return self._merge(self.attend(q, k, v, mask)), AttentionState(k[:, :, kept:], v[:, :, kept:])
+        return self._merge(self.attend_masked(q, k, v, mask)), AttentionState(k[:, :, kept:], v[:, :, kept:])
 
     def initial_state(self, batch_size: int, left_context: int | None) -> AttentionState:
         """An empty past: zeros that the mask of the first steps hides."""
@@ -75,10 +86,15 @@ class MultiHeadAttention(nn.Module):
     def _project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.in_proj(x).unflatten(-1, (3 * self.num_heads, -1))  # (B, T, 3 * H, d)
         q_and_k, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
+        q_and_k = self._normalize(q_and_k)
         if rotary is not None:
             q_and_k = rotate(q_and_k, rotary)  # both at once: half as many operations
         q, k = q_and_k.chunk(2, dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _normalize(self, q_and_k: Tensor) -> Tensor:
+        """What is done to queries and keys (B, T, 2 * H, d) before they are turned; nothing here."""
+        return q_and_k
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.out_proj(heads.transpose(1, 2).flatten(2))
@@ -87,5 +103,58 @@ class MultiHeadAttention(nn.Module):
 class SoftmaxAttention(MultiHeadAttention):
     """Scaled dot-product attention (arXiv 1706.03762), through torch's fused kernels."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+        """See `MultiHeadAttention`."""
+        return self.attend_masked(q, k, v, visible.mask())
+
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """See `MultiHeadAttention`."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class SigmoidAttention(MultiHeadAttention):
+    """Attention whose weights are sigmoids (arXiv 2409.04431), with what the paper stabilises it by.
+
+    The bias of the scores is -ln n for n keys: of an utterance, its length; in a chunked encoder, the keys that a
+    frame sees (`keys`), so that streamed and whole utterances agree. Queries and keys are normalised over the features
+    of a head, before they are turned (QK-norm). The output is normalised (hybrid-norm), and scaled by a learned vector
+    that begins at 1e-4 (LayerScale).
+
+    Args:
+        d_model, num_heads, keys: see `MultiHeadAttention`.
+    """
+
+    needs_left_context = True  # in a chunked encoder: the number of keys must have an end
+
+    def __init__(self, d_model: int, num_heads: int, keys: int | None = None):
+        super().__init__(d_model, num_heads, keys)
+        self.keys = keys
+        self.q_norm, self.k_norm = nn.LayerNorm(d_model // num_heads), nn.LayerNorm(d_model // num_heads)
+        self.output_norm = nn.LayerNorm(d_model)
+        self.layer_scale = nn.Parameter(torch.full((d_model,), 1e-4))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+        """See `MultiHeadAttention`."""
+        return sigmoid_attention(
+            q,
+            k,
+            v,
+            bias=None if self.keys is None else -math.log(self.keys),
+            chunk_size=visible.chunk_size,
+            left_context=visible.left_context,
+            query_lengths=visible.lengths,
+            key_lengths=visible.lengths,
+        )
+
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """See `MultiHeadAttention`."""
+        assert self.keys is not None  # only chunked encoders stream
+        scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 - math.log(self.keys)
+        return torch.where(mask, torch.sigmoid(scores), 0.0) @ v
+
+    def _normalize(self, q_and_k: Tensor) -> Tensor:
+        q, k = q_and_k.chunk(2, dim=2)
+        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
+
+    def _merge(self, heads: Tensor) -> Tensor:
+        return self.layer_scale * self.output_norm(super()._merge(heads))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sigmel.layers.attention import AttentionState, MultiHeadAttention
 from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
+from sigmel.layers.masks import Visible
 from sigmel.layers.routing import Router, RoutingDecision
 
 Layer = Callable[[Tensor], Tensor]
@@ -50,19 +51,19 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor, valid: Tensor, rotary: Tensor | None, router: Router | None
+        self, x: Tensor, visible: Visible, valid: Tensor, rotary: Tensor | None, router: Router | None
     ) -> tuple[Tensor, RoutingDecision | None]:
         """Transform x (B, T, D).
 
         Args:
             x: frames.
-            mask: (B, 1, T, T) bool, which keys a query sees.
+            visible: which keys a query sees.
             valid: (B, T) bool, which frames exist.
             rotary: angles, or None.
             router: the router of this layer, or None if it is dense.
         """
         return self._compose(
-            x, lambda u: self.attention(u, mask, rotary), lambda u: self.convolution(u, valid), valid, router
+            x, lambda u: self.attention(u, visible, rotary), lambda u: self.convolution(u, valid), valid, router
         )
 
     def step(

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Visible:
+    """What the frames of a batch of whole utterances may see.
+
+    Attributes:
+        lengths: (B,) int64, frames that exist.
+        num_frames: T.
+        chunk_size, left_context: see `context_mask`.
+    """
+
+    lengths: Tensor
+    num_frames: int
+    chunk_size: int | None
+    left_context: int | None
+    _mask: Tensor | None = None
+
+    def mask(self) -> Tensor:
+        """(B, 1, T, T) bool, see `attention_mask`; made when it is first asked for."""
+        if self._mask is None:
+            context = context_mask(self.num_frames, self.chunk_size, self.left_context, self.lengths.device)
+            self._mask = attention_mask(valid_frames(self.lengths, self.num_frames), context)
+        return self._mask
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:

@@ -13,7 +13,7 @@ from sigmel.errors import SigmelError
 from sigmel.layers.blocks import BlockState, ConformerBlock, TransformerBlock
 from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
-from sigmel.layers.masks import attention_mask, context_mask, valid_frames
+from sigmel.layers.masks import Visible, attention_mask, valid_frames
 from sigmel.layers.positions import sinusoids
 from sigmel.layers.routing import (
     Router,
@@ -77,7 +77,8 @@ class OmniRouterEncoder(nn.Module):
         subsampling_factor: feature frames an encoder frame; a power of two for "conv". Default: 4.
         subsampling_channels: channels of "conv". Default: 64.
         positions: "rope", "sinusoidal" or "none". Default: "rope".
-        attention: a registered attention. Default: "softmax".
+        attention: a registered attention: "softmax", or "sigmoid", which needs a left_context where there are chunks.
+            Default: "softmax".
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
         activation: "silu", "relu" or "gelu", of the feed-forwards. Default: "silu".
         dropout: probability. Default: 0.1.
@@ -169,6 +170,10 @@ class OmniRouterEncoder(nn.Module):
         self.routers, self.router_of_layer = build_routers(routing, groups, d_model, top_k, jitter)
         ff_size = 4 * d_model if ff_size is None else ff_size
         attention_class = registry.get("attention", attention)
+        if chunk_size is not None and left_context is None and getattr(attention_class, "needs_left_context", False):
+            raise SigmelError(f"left_context: attention '{attention}' needs one with chunk_size")
+        # What a frame of a chunked encoder sees once it is under way; without a left context that has no end.
+        keys = None if chunk_size is None or left_context is None else chunk_size + left_context
         self.blocks = nn.ModuleList()
         for layer in range(num_layers):
             feed_forward: FeedForward | ExpertFeedForward
@@ -177,7 +182,7 @@ class OmniRouterEncoder(nn.Module):
                 feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
             else:
                 feed_forward = FeedForward(d_model, ff_size, activation, dropout)
-            parts = (d_model, attention_class(d_model, num_heads), feed_forward, dropout)
+            parts = (d_model, attention_class(d_model, num_heads, keys), feed_forward, dropout)
             if block == "transformer":
                 self.blocks.append(TransformerBlock(*parts))
             else:
@@ -211,14 +216,14 @@ class OmniRouterEncoder(nn.Module):
         x = self.input_norm(self.subsampling(features))  # (B, T', D)
         lengths = self.output_lengths(lengths)
         valid = valid_frames(lengths, x.shape[1])  # (B, T')
-        mask = attention_mask(valid, context_mask(x.shape[1], self.chunk_size, self.left_context, x.device))
+        visible = Visible(lengths, x.shape[1], self.chunk_size, self.left_context)
         x, rotary = self._position(x, torch.arange(x.shape[1], device=x.device))
         x = self.dropout(x)
 
         aux_loss = torch.zeros((), device=x.device)
         routing = []
         for block, router in self._layers():
-            x, decision = block(x, mask, valid, rotary, router)
+            x, decision = block(x, visible, valid, rotary, router)
             if decision is not None:
                 routing.append(decision)
                 aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)

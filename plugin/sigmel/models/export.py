@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from sigmel.data.atomic import atomic_path
 from sigmel.models.encoder import OmniRouterEncoder
 from sigmel.ops.experts.reference import every_expert
+from sigmel.ops.sigmoid_attention.reference import dense
+
+# Our ops in standard operators.
+STANDARD = {torch.ops.sigmel.expert_mlp.default: every_expert, torch.ops.sigmel.sigmoid_attention.default: dense}
 
 
 class _Inference(nn.Module):
@@ -46,9 +50,10 @@ def export_program(encoder: OmniRouterEncoder) -> torch.export.ExportedProgram:
 def export_onnx(encoder: OmniRouterEncoder, path: str | Path) -> None:
     """Write `export_program` as ONNX, with standard operators only; needs `onnx` and `onnxscript`.
 
-    ONNX has no sorted dispatch, so each expert runs over every frame there: right, but E / top_k times the work.
+    ONNX has no sorted dispatch, so each expert runs over every frame there: right, but E / top_k times the work. Nor
+    has it sigmoid attention, which there makes the matrix of its weights.
     """
-    program = export_program(encoder).run_decompositions({torch.ops.sigmel.expert_mlp.default: every_expert})
+    program = export_program(encoder).run_decompositions(STANDARD)
     onnx = torch.onnx.export(
         program, input_names=["features", "lengths"], output_names=["hidden", "hidden_lengths"], dynamo=True
     )

@@ -62,14 +62,14 @@ def forward(
     context: Context,
 ) -> Tensor:
     """See `reference.forward`."""
-    dtype, size = q.dtype, q.shape[-1]
+    given = q
     q, k, v = (_prepared(x) for x in (q, k, v))
     everything = layout.query_lengths is None and layout.cu_queries is None
     output = torch.empty_like(q) if everything else torch.zeros_like(q)
     kept, problem = _problem(q, k, v, bias, slopes, layout, scale, context)
     problem.output, problem.output_strides = output.data_ptr(), Strides.of(output)
     _call("forward", problem, kept)
-    return output[..., :size].to(dtype)
+    return _like(given, output)
 
 
 def backward(
@@ -84,7 +84,7 @@ def backward(
     context: Context,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.backward`."""
-    dtype, size = q.dtype, q.shape[-1]
+    given = q, k, v
     grad, q, k, v = (_prepared(x) for x in (grad, q, k, v))
     gradients = [torch.zeros_like(x) for x in (q, k, v)]
     grad_bias = torch.zeros(bias.shape)
@@ -94,7 +94,7 @@ def backward(
     problem.grad_q_strides, problem.grad_k_strides, problem.grad_v_strides = map(Strides.of, gradients)
     problem.grad_bias = grad_bias.data_ptr()
     _call("backward", problem, kept)
-    grad_q, grad_k, grad_v = (x[..., :size].to(dtype) for x in gradients)
+    grad_q, grad_k, grad_v = (_like(x, gradient) for x, gradient in zip(given, gradients, strict=True))
     return grad_q, grad_k, grad_v, grad_bias
 
 
@@ -104,6 +104,14 @@ def _prepared(x: Tensor) -> Tensor:
     if missing := -x.shape[-1] % MULTIPLE:
         return F.pad(x, (0, missing))
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _like(given: Tensor, x: Tensor) -> Tensor:
+    """x as the fake kernels promise it: in the type and layout of what was given."""
+    result = torch.empty_like(given)
+    if x.dtype == result.dtype and x.shape == result.shape and x.stride() == result.stride():
+        return x
+    return result.copy_(x[..., : given.shape[-1]])
 
 
 def _problem(

@@ -197,7 +197,9 @@ def _call(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     scale = size**-0.5 if scale is None else scale
-    return torch.ops.sigmel.sigmoid_attention(q, k, v, bias, slopes, *layout, scale, *context)
+    # TorchScript's tracer, which NeMo exports with, has no name for our op.
+    run = reference.dense if torch.jit.is_tracing() else torch.ops.sigmel.sigmoid_attention
+    return run(q, k, v, bias, slopes, *layout, scale, *context)
 
 
 def _context(
@@ -222,7 +224,7 @@ def _context(
 def _bias(bias: float | Tensor | None, keys: Tensor, heads: int, q: Tensor) -> Tensor:
     """(N, H) in float32, or float64 for such q."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    count = len(keys)
+    count = keys.shape[0]  # len() would fix it in an exported graph
     if bias is None:
         bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
     elif not isinstance(bias, Tensor):

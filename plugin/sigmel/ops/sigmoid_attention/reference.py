@@ -143,6 +143,41 @@ def backward(
     return grad_q, grad_k, grad_v, grad_bias
 
 
+def dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    cu_queries: Tensor | None,
+    cu_keys: Tensor | None,
+    query_lengths: Tensor | None,
+    key_lengths: Tensor | None,
+    query_start: Tensor | None,
+    scale: float,
+    chunk: int,
+    left: int,
+    right: int,
+) -> Tensor:
+    """The op for padded batches in plain operators, all sequences at once: for graphs that must not contain it."""
+    group, frames = q.shape[1] // k.shape[1], torch.arange(k.shape[2], device=q.device)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    position = torch.arange(q.shape[2], device=q.device).expand(q.shape[0], -1)  # (B, Q)
+    exists = (
+        torch.ones_like(position, dtype=torch.bool) if query_lengths is None else position < query_lengths[:, None]
+    )
+    position = position if query_start is None else position + query_start[:, None]
+    first = (position // chunk * chunk)[..., None]
+    seen = exists[..., None] & (frames >= 0)  # (B, Q, K)
+    seen = seen if key_lengths is None else seen & (frames < key_lengths[:, None, None])
+    seen = seen if left < 0 else seen & (frames >= first - left)
+    seen = seen if right < 0 else seen & (frames < first + chunk + right)
+    scores = scale * (q @ k.transpose(2, 3)) + bias[:, :, None, None]
+    if slopes is not None:
+        scores = scores - slopes[:, None, None] * (position[..., None] - frames).abs()[:, None]
+    return torch.where(seen[:, None], torch.sigmoid(scores), 0.0).to(q.dtype) @ v
+
+
 def _wide(x: Tensor) -> Tensor:
     """Half precision is computed in float32."""
     return x if x.dtype == torch.float64 else x.float()
