@@ -52,7 +52,13 @@ check_options() {
   check stop_stage '[1-6]'
   check host 'nemo|espnet'
   check routing 'dense|switch|omni|path:[1-9][0-9]*'
+  check attention 'softmax|sigmoid'
   check seed '[0-9]+'
+  # What folders and tables call the system; the usual attention is not mentioned.
+  system=${host}_${size}_${routing/:/}
+  tags=(host="$host" size="$size" routing="$routing" seed="$seed")
+  [ "$attention" = softmax ] || { system+=_$attention; tags+=(attention="$attention"); }
+  system+=_seed$seed
   [ -f "conf/$host/$size.yaml" ] ||
     fail "--size: '$size' has no conf/$host/$size.yaml; there are: $(cd "conf/$host" && echo *.yaml)"
   local venv=$root/.venv
@@ -73,6 +79,7 @@ host_commands() {
       model=$exp/model.nemo
       train_command=("$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
         hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing"
+        model.encoder.attention="$attention"
         model.tokenizer.dir="$exp/tokenizer" model.train_ds.manifest_filepath="$data/train.jsonl"
         model.validation_ds.manifest_filepath="$data/dev.jsonl")
       ;;
@@ -80,6 +87,7 @@ host_commands() {
       model=$exp/model.zip
       train_command=("$python" -m sigmel.hosts.espnet.train --config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
         --config "conf/espnet/$size.yaml" --exp-dir "$exp" --seed "$seed" --encoder_conf routing="$routing"
+        --encoder_conf attention="$attention"
         --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
       ;;
   esac

@@ -1,10 +1,14 @@
 """What every test shares: one thread a worker, fixed seeds, and where tests run."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Before torch is imported: workers share the cores, and threads on top of them only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Triton is imported: without a device, kernels run in its interpreter.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import random
 

@@ -3,7 +3,7 @@
 #
 # Usage: ./run.sh [--an4_dir DIR]
 #                 [--stage N] [--stop_stage N] [--size tiny] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--host nemo|espnet] [--python PYTHON]
+#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
 #
 # --an4_dir is a copy of the database, the folder that holds etc and wav; all that its lists name is taken. Without one
 # it is downloaded into downloads/ (64 MB).
@@ -15,8 +15,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni seed=1 python= an4_dir=
-parse_options "stage stop_stage host size routing seed python an4_dir" "$@"
+stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python= an4_dir=
+parse_options "stage stop_stage host size routing attention seed python an4_dir" "$@"
 check_options
 an4_dir=$(absolute "$an4_dir")
 
@@ -25,7 +25,7 @@ case $size in # speeds of the training utterances
   *) speeds=(0.9 1 1.1) ;;
 esac
 data=data/speeds$(printf _%s "${speeds[@]}")
-exp=exp/${host}_${size}_${routing/:/}_seed$seed
+exp=exp/$system
 host_commands "$exp" "$data"
 
 run_stage 1 data "$data" \
@@ -40,7 +40,7 @@ run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data/test.jsonl"
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results results.json --tag host="$host" size="$size" routing="$routing" seed="$seed"
+  --results results.json --tag "${tags[@]}"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 

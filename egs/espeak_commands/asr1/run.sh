@@ -2,7 +2,7 @@
 # Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it.
 #
 # Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--host nemo|espnet] [--python PYTHON]
+#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
 #
 # Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
 # run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be
@@ -12,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni seed=1 python=
-parse_options "stage stop_stage host size routing seed python" "$@"
+stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python=
+parse_options "stage stop_stage host size routing attention seed python" "$@"
 check_options
 
 case $size in # utterances to train, stop training early on, and test with
@@ -22,7 +22,7 @@ case $size in # utterances to train, stop training early on, and test with
   *) utterances=(60000 200 500) ;;
 esac
 data=data/train${utterances[0]}
-exp=exp/${host}_${size}_${routing/:/}_seed$seed
+exp=exp/$system
 host_commands "$exp" "$data"
 
 run_stage 1 data "$data" \
@@ -38,7 +38,7 @@ run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data"/test.jsonl "$dat
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results results.json --tag host="$host" size="$size" routing="$routing" seed="$seed"
+  --results results.json --tag "${tags[@]}"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 

@@ -3,7 +3,7 @@
 #
 # Usage: ./run.sh [--fsdd_dir DIR] [--test_speaker none|NAME|all]
 #                 [--stage N] [--stop_stage N] [--size tiny] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--host nemo|espnet] [--python PYTHON]
+#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
 #
 # --test_speaker none (default) is the official split: recordings 0-4 test, 5-49 train. NAME trains on the other
 # speakers and tests on all recordings of NAME; all does so with every speaker in turn. --fsdd_dir is a copy of the
@@ -16,8 +16,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni seed=1 python= fsdd_dir= test_speaker=none
-parse_options "stage stop_stage host size routing seed python fsdd_dir test_speaker" "$@"
+stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python= fsdd_dir= test_speaker=none
+parse_options "stage stop_stage host size routing attention seed python fsdd_dir test_speaker" "$@"
 check_options
 check test_speaker '[A-Za-z0-9_-]+'
 fsdd_dir=$(absolute "$fsdd_dir")
@@ -37,7 +37,7 @@ esac
 split=official
 [ "$test_speaker" = none ] || split=loso_$test_speaker
 data=data/${split}_train$train
-exp=exp/${host}_${size}_${routing/:/}_seed${seed}_$split
+exp=exp/${system}_$split
 host_commands "$exp" "$data"
 
 run_stage 1 data "$data" \
@@ -52,7 +52,7 @@ run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data/test_$split.jsonl
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results results.json --tag host="$host" size="$size" routing="$routing" seed="$seed"
+  --results results.json --tag "${tags[@]}"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 
