@@ -20,12 +20,13 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8;  // a tile of ROWS x VECTORS vectors fills the registers
+constexpr int LANES = 16;
 #elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 4;
+constexpr int LANES = 8;
 #else
-constexpr int LANES = 4, ROWS = 8;
+constexpr int LANES = 4;
 #endif
+constexpr bool FEW_REGISTERS = LANES == 8;  // 16, elsewhere 32
 constexpr int VECTORS = 3;
 constexpr int STRIP = VECTORS * LANES;  // queries whose scores are worked on at once
 constexpr int QUERIES = 8 * STRIP;      // queries of a task: each block of keys is read once for all of them
@@ -95,20 +96,27 @@ inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, 
     for (int j = 0; j < N; j++) store(c + i * ldc + j * LANES, sum[i][j]);
 }
 
+// Rows of a tile of N vectors, so that it fills the registers.
+template <int N>
+constexpr int rows_of() { return N == 4 ? 6 : FEW_REGISTERS ? 4 : 8; }
+
 // Not inlined: what surrounds it would take registers from the tile.
 template <int N>
 __attribute__((noinline)) void panel(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b,
                                      int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add) {
+  constexpr int M = rows_of<N>();
   int64_t i = 0;
-  for (; i + ROWS <= rows; i += ROWS) tile<ROWS, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
+  for (; i + M <= rows; i += M) tile<M, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
+  for (; i + 2 <= rows; i += 2) tile<2, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
   for (; i < rows; i++) tile<1, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
 }
 
 void product(int64_t rows, int64_t vectors, int64_t depth, const float* a, int64_t a_row, int64_t a_step,
              const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
   while (vectors > 0) {
-    const int64_t now = vectors == 4 ? 2 : std::min<int64_t>(vectors, VECTORS);  // 2 + 2 is faster than 3 + 1
-    const auto kernel = now == 3 ? panel<3> : now == 2 ? panel<2> : panel<1>;
+    // One vector alone would keep the processor waiting: four are taken at once, or as two and two.
+    const int64_t now = vectors == 4 ? (FEW_REGISTERS ? 2 : 4) : std::min<int64_t>(vectors, VECTORS);
+    const auto kernel = now == 4 ? panel<4> : now == 3 ? panel<3> : now == 2 ? panel<2> : panel<1>;
     kernel(rows, a, a_row, a_step, b, ldb, depth, c, ldc, add);
     vectors -= now, b += now * LANES, c += now * LANES;
   }
@@ -347,17 +355,16 @@ struct BackwardMemory {
 // Gradients of the weights (keys x STRIP) become those of the scores, times the scale; returns their unscaled sum.
 __attribute__((noinline)) double unweigh(const Strip& strip, int64_t keys, float scale, const float* weights,
                                          float* grads) {
-  double total = 0.0;
-  for (int64_t i = 0; i < keys; i++) {
-    Vector sum{};
+  Vector sum{};
+  for (int64_t i = 0; i < keys; i++)
     for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
       const Vector weight = load(weights + i * STRIP + j);
       const Vector grad = load(grads + i * STRIP + j) * (weight - weight * weight);
       sum += grad;
       store(grads + i * STRIP + j, grad * scale);
     }
-    for (int j = 0; j < LANES; j++) total += sum[j];
-  }
+  double total = 0.0;
+  for (int j = 0; j < LANES; j++) total += sum[j];
   return total;
 }
 

@@ -1,0 +1,104 @@
+"""What the benchmarks share: ours and a peer in turn, medians, a table, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sigmel.data.atomic import atomic_path
+from sigmel.table import table
+
+TURN = 50.0
+Work = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One comparison.
+
+    Attributes:
+        case: what was done.
+        metric: what was measured, with its unit.
+        ours, theirs: medians.
+        peer: whose theirs is.
+        better: above 1 where ours wins.
+    """
+
+    case: str
+    metric: str
+    ours: float
+    peer: str
+    theirs: float
+    better: float
+
+
+def compare(case: str, ours: Work, peer: str, theirs: Work, repeats: int) -> Row:
+    """Time both in turn, so that what else the machine does meets both alike; milliseconds a call.
+
+    A turn is as many calls as take some `TURN` milliseconds, after one that is not timed: the first call after the
+    other's finds its memory and its threads cold, which says more of the other than of itself.
+    """
+    calls = [max(1, round(TURN / min(_milliseconds(work) for _ in range(3)))) for work in (ours, theirs)]
+    times = [(_turn(ours, calls[0]), _turn(theirs, calls[1])) for _ in tqdm(range(repeats), desc=case, leave=False)]
+    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
+    return Row(case, "ms", round(mine, 3), peer, round(other, 3), round(other / mine, 3))
+
+
+def _turn(work: Work, calls: int) -> float:
+    work()
+    return _milliseconds(lambda: [work() for _ in range(calls)]) / calls
+
+
+def _milliseconds(work: Work) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """GFLOP/s of the best of ten square products in float32: what nothing here can surpass."""
+    x = torch.randn(size, size)
+    return 2 * size**3 / min(_milliseconds(lambda: x @ x) for _ in range(10)) / 1e6
+
+
+def machine() -> dict[str, str]:
+    """Where it ran."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),
+        "system": platform.system(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def options(description: str) -> argparse.Namespace:
+    """The command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: says that it runs, not how fast")
+    return parser.parse_args()
+
+
+def report(rows: list[Row], path: Path | None) -> None:
+    """Print the rows, and write them as JSON with where they were measured."""
+    head = ["case", "metric", "ours", "peer", "theirs", "better"]
+    print(table(head, [[str(value) for value in asdict(row).values()] for row in rows]))
+    if path is not None:
+        with atomic_path(path) as temporary:
+            content = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+            temporary.write_text(json.dumps(content, indent=1) + "\n")

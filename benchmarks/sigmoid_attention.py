@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Sigmoid attention beside softmax attention, on this machine's CPU, in float32.
+
+The peer is torch's F.scaled_dot_product_attention. Whether ours is right is checked first, by its plain definition.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from side_by_side import Row, compare, matmul_rate, options, report
+from torch import Tensor
+from torch.nn import functional as F
+
+from sigmel.ops import sigmoid_attention, sigmoid_attention_varlen
+
+SHAPES = [(4, 8, 500, 64), (8, 4, 250, 64), (1, 8, 2000, 64), (1, 8, 4000, 64)]
+PEER = "F.scaled_dot_product_attention"
+
+
+def check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """The op against its plain definition in float64."""
+    with torch.no_grad():
+        ours = sigmoid_attention(q, k, v)
+        torch.testing.assert_close(
+            ours.double(), sigmoid_attention(q.double(), k.double(), v.double()), atol=1e-5, rtol=1e-4
+        )
+
+
+def forward(shape: tuple[int, ...], layout: str, repeats: int) -> Row:
+    """Forward, q, k and v each contiguous ("BHTD"), or as a model's projections give them ("BTHD")."""
+    batch, heads, frames, size = shape
+    if layout == "BHTD":
+        q, k, v = (torch.randn(shape) for _ in range(3))
+    else:
+        q, k, v = (torch.randn(batch, frames, heads, size).transpose(1, 2) for _ in range(3))
+    check(q[:1, :1, :300], k[:1, :1, :300], v[:1, :1, :300])
+    with torch.no_grad():
+        return compare(
+            f"forward {shape} {layout}",
+            lambda: sigmoid_attention(q, k, v),
+            PEER,
+            lambda: F.scaled_dot_product_attention(q, k, v),
+            repeats,
+        )
+
+
+def forward_and_backward(shape: tuple[int, ...], repeats: int) -> Row:
+    """Forward and backward."""
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+    grad = torch.randn(shape)
+    return compare(
+        f"forward + backward {shape}",
+        lambda: torch.autograd.grad(sigmoid_attention(q, k, v), (q, k, v), grad),
+        PEER,
+        lambda: torch.autograd.grad(F.scaled_dot_product_attention(q, k, v), (q, k, v), grad),
+        repeats,
+    )
+
+
+def padded(repeats: int) -> Row:
+    """A batch whose lengths are spread as LibriSpeech's are, 40 % of it padding: packed, against a key mask."""
+    lengths = torch.tensor([800, 780, 760, 620, 410, 260, 160, 50])  # frames of 40 ms
+    batch, heads, frames, size = len(lengths), 8, int(lengths.max()), 64
+    exists = torch.arange(frames) < lengths[:, None]
+    q, k, v = (torch.randn(batch, heads, frames, size) for _ in range(3))
+    packed = [x.transpose(1, 2)[exists] for x in (q, k, v)]  # (total, H, D)
+    cumulative = F.pad(lengths.cumsum(0), (1, 0))
+    mask = exists[:, None, None]
+    print(f"padding: {1 - lengths.sum().item() / exists.numel():.0%} of the batch")
+    with torch.no_grad():
+        together = sigmoid_attention(q, k, v, key_lengths=lengths)
+        apart = sigmoid_attention_varlen(*packed, cumulative, cumulative)
+        torch.testing.assert_close(apart, together.transpose(1, 2)[exists], atol=1e-5, rtol=1e-4)
+        return compare(
+            f"padded batch, lengths {lengths.tolist()}",
+            lambda: sigmoid_attention_varlen(*packed, cumulative, cumulative),
+            PEER + " with a key mask",
+            lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+            repeats,
+        )
+
+
+def peak(form: str) -> float:
+    """MB that one call at T = 4000 adds to the most memory a fresh process has had (Linux)."""
+    code = f"""
+import torch
+from pathlib import Path
+from sigmel.ops import sigmoid_attention
+q, k, v = (torch.randn(1, 8, 4000, 64) for _ in range(3))
+first = q[:, :, :1], k[:, :, :1], v[:, :, :1]  # loads what is loaded once, and frees nothing large
+sigmoid_attention(*first)
+torch.sigmoid(first[0] @ first[1].mT) @ first[2]
+most = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = most()
+with torch.no_grad():
+    {form}
+print(most() - before)
+"""
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def memory() -> Row:
+    """Extra memory at its peak, output included, against the eager formula."""
+    ours, eager = peak("sigmoid_attention(q, k, v)"), peak("torch.sigmoid(q @ k.mT / 8 - 8.3) @ v")
+    return Row(
+        "memory (1, 8, 4000, 64)", "MB", round(ours, 1), "eager sigmoid", round(eager, 1), round(eager / ours, 1)
+    )
+
+
+def main() -> None:
+    """Run everything."""
+    args = options(__doc__)
+    repeats = 3 if args.quick else 21
+    print(f"matmul: {matmul_rate():.0f} GFLOP/s with {torch.get_num_threads()} threads")
+    rows = [forward(shape, layout, repeats) for layout in ("BHTD", "BTHD") for shape in SHAPES]
+    rows += [forward_and_backward(shape, max(3, repeats // 2)) for shape in SHAPES]
+    rows += [padded(repeats), memory()]
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
