@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
             $$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && exit; done; echo python3)
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-EXTRAS ?= nemo,espeak,plot,score,recipes,test
+EXTRAS ?= nemo,espeak,plot,score,recipes,test,triton
 JOBS ?= 2
 
 ESPNET ?= .venv-espnet

@@ -14,26 +14,31 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", "-Wno-psabi"]
 
 
+class Native(NamedTuple):
+    """A compiled file, or why there is none."""
+
+    library: ctypes.CDLL | None
+    problem: str
+
+
 @functools.cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """The compiled form of a C++ file; None, after one warning, where it cannot be compiled.
+def native(source: Path) -> Native:
+    """The compiled form of a C++ file.
 
     It is kept in ``$XDG_CACHE_HOME/sigmel`` (``~/.cache/sigmel``), one for each source, compiler and processor. The
     compiler is ``$CXX``, or the first of c++, g++ and clang++.
     """
     try:
-        return _load(source)
+        return Native(_load(source), "")
     except (OSError, subprocess.CalledProcessError) as error:
-        output = getattr(error, "stderr", None)
-        reason = output.strip().splitlines()[-1] if output and output.strip() else error
-        warnings.warn(f"{source.name} cannot be compiled here, so its slow form is used ({reason})", stacklevel=3)
-        return None
+        output = (getattr(error, "stderr", None) or "").strip().splitlines()
+        return Native(None, f"{source.name} cannot be compiled: {output[-1] if output else error}")
 
 
 def _load(source: Path) -> ctypes.CDLL:

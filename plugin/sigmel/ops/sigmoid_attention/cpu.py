@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sigmel.ops.native import library
+from sigmel.ops.native import native
 from sigmel.ops.sigmoid_attention.reference import Context, Layout
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -46,9 +46,11 @@ class Problem(ctypes.Structure):
     ]
 
 
-def supported(q: Tensor) -> bool:
-    """Whether these queries can be handed on: half or single precision, and a compiler was there."""
-    return q.dtype in (torch.float32, torch.bfloat16, torch.float16) and library(SOURCE) is not None
+def unsupported(q: Tensor) -> str:
+    """Why these queries cannot be handed on; "" if they can."""
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{q.dtype} has no kernel"
+    return native(SOURCE).problem
 
 
 def forward(
@@ -153,5 +155,5 @@ def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
 
 
 def _call(function: str, problem: Problem, kept: list[Tensor]) -> None:
-    getattr(library(SOURCE), function)(ctypes.byref(problem))
+    getattr(native(SOURCE).library, function)(ctypes.byref(problem))
     del kept  # it lived until here

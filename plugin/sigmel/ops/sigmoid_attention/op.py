@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -78,8 +81,22 @@ _attention.register_autograd(_backward, setup_context=_save)
 
 
 def _implementation(q: Tensor) -> ModuleType:
-    """The module that serves a call: the plain definition where no other can."""
-    return cpu if q.device.type == "cpu" and cpu.supported(q) else reference
+    """The module that serves a call: the plain definition, after one warning, where no other can."""
+    try:
+        # Triton is imported where it is needed.
+        module = cpu if q.device.type == "cpu" else import_module("sigmel.ops.sigmoid_attention.cuda")
+        problem = module.unsupported(q)
+    except ImportError as error:
+        problem = f"{error.name} is not installed"
+    if problem:
+        _warn(problem)
+        return reference
+    return module
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    warnings.warn(f"sigmoid attention takes its slow form, with a matrix of weights: {problem}", stacklevel=4)
 
 
 def sigmoid_attention(
