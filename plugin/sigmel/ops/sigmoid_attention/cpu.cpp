@@ -29,8 +29,8 @@ constexpr int LANES = 4;
 constexpr bool FEW_REGISTERS = LANES == 8;  // 16, elsewhere 32
 constexpr int VECTORS = 3;
 constexpr int STRIP = VECTORS * LANES;  // queries whose scores are worked on at once
-constexpr int QUERIES = 8 * STRIP;      // queries of a task: each block of keys is read once for all of them
-constexpr int KEYS = 128;               // keys of a block
+constexpr int QUERIES = 4 * STRIP;      // queries of a task: each block of keys is read once for all of them
+constexpr int KEYS = 96;                // keys of a block
 constexpr int ALIGNMENT = 64;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
@@ -245,10 +245,13 @@ __attribute__((noinline)) void weigh(const Problem& problem, const Strip& strip,
 
 // --- The work of a thread
 
-// Memory that a thread reuses, cut into pieces that begin at cache lines.
+// Memory of a thread, cut into pieces that begin at cache lines. It is kept from call to call: fresh memory costs more
+// than a small call has to do.
 class Buffer {
  public:
-  explicit Buffer(int64_t numbers) : memory(numbers + ALIGNMENT) {
+  explicit Buffer(int64_t numbers) {
+    static thread_local std::vector<float> memory;
+    if (int64_t(memory.size()) < numbers + ALIGNMENT) memory.resize(numbers + ALIGNMENT);
     next = memory.data();
     next += -reinterpret_cast<intptr_t>(next) / 4 % (ALIGNMENT / 4) + ALIGNMENT / 4;
   }
@@ -259,7 +262,6 @@ class Buffer {
   }
 
  private:
-  std::vector<float> memory;
   float* next;
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from pathlib import Path
 
 import torch
@@ -145,12 +146,24 @@ def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
         for column, cumulative in ((1, layout.cu_queries), (3, layout.cu_keys)):
             table[:, column], table[:, column + 1] = cumulative[:-1], cumulative.diff()
     else:
-        table = torch.zeros(len(q), 6, dtype=torch.int64)
-        table[:, 0] = torch.arange(len(q))
-        table[:, 2] = q.shape[2] if layout.query_lengths is None else layout.query_lengths
-        table[:, 4] = k.shape[2] if layout.key_lengths is None else layout.key_lengths
+        table = _whole(len(q), q.shape[2], k.shape[2])
+        if all(x is None for x in layout[2:]):
+            return table
+        table = table.clone()
+        if layout.query_lengths is not None:
+            table[:, 2] = layout.query_lengths
+        if layout.key_lengths is not None:
+            table[:, 4] = layout.key_lengths
     if layout.query_start is not None:
         table[:, 5] = layout.query_start
+    return table
+
+
+@functools.lru_cache(maxsize=64)
+def _whole(batch: int, queries: int, keys: int) -> Tensor:
+    """The table of a batch without padding; making it would be a noticeable part of a small call."""
+    table = torch.zeros(batch, 6, dtype=torch.int64)
+    table[:, 0], table[:, 2], table[:, 4] = torch.arange(batch), queries, keys
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from importlib import import_module
 from types import ModuleType
@@ -148,10 +149,11 @@ def sigmoid_attention(
     for name, lengths, limit in (("query_lengths", query_lengths, q), ("key_lengths", key_lengths, k)):
         _check_lengths(name, lengths, batch, limit.shape[2])
     _check_lengths("query_start", query_start, batch, None)
-    keys = torch.full((batch,), k.shape[2], device=q.device) if key_lengths is None else key_lengths
     layout = Layout(None, None, query_lengths, key_lengths, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    return _call(q, k, v, scale, _bias(bias, keys, heads, q), alibi_slopes, layout, context)
+    if bias is None and key_lengths is None:
+        bias = -math.log(max(k.shape[2], 1))
+    return _call(q, k, v, scale, _bias(bias, key_lengths, batch, heads, q), alibi_slopes, layout, context)
 
 
 def sigmoid_attention_varlen(
@@ -194,7 +196,7 @@ def sigmoid_attention_varlen(
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, total, D)
     layout = Layout(cu_queries, cu_keys, None, None, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    bias = _bias(bias, cu_keys.diff(), q.shape[1], q)
+    bias = _bias(bias, cu_keys.diff(), cu_keys.shape[0] - 1, q.shape[1], q)
     return _call(q, k, v, scale, bias, alibi_slopes, layout, context)[0].transpose(0, 1)
 
 
@@ -238,11 +240,11 @@ def _context(
     return Context(chunk_size or 1, left, -1 if chunk_size is None and not causal else 0)
 
 
-def _bias(bias: float | Tensor | None, keys: Tensor, heads: int, q: Tensor) -> Tensor:
-    """(N, H) in float32, or float64 for such q."""
+def _bias(bias: float | Tensor | None, keys: Tensor | None, count: int, heads: int, q: Tensor) -> Tensor:
+    """(N, H) in float32, or float64 for such q; of None, from the number of keys of each of the N sequences."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    count = keys.shape[0]  # len() would fix it in an exported graph
     if bias is None:
+        assert keys is not None
         bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
     elif not isinstance(bias, Tensor):
         bias = torch.full((1, 1), bias, dtype=dtype, device=q.device)
