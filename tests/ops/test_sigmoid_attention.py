@@ -234,12 +234,12 @@ def test_what_was_compiled_is_kept(monkeypatch, tmp_path):
     source = tmp_path / "op/cpu.cpp"
     source.parent.mkdir()
     source.write_text('extern "C" int answer() { return 42; }')
-    assert native.native(source).library.answer() == 42
+    assert native.native(source).code.answer() == 42
     (kept,) = (tmp_path / "sigmel").iterdir()
     assert kept.name.startswith("op-")
     native.native.cache_clear()
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("it is there"))
-    assert native.native(source).library.answer() == 42
+    assert native.native(source).code.answer() == 42
     native.native.cache_clear()
 
 

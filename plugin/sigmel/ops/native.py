@@ -23,7 +23,7 @@ COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", 
 class Native(NamedTuple):
     """A compiled file, or why there is none."""
 
-    library: ctypes.CDLL | None
+    code: ctypes.CDLL | None
     problem: str
 
 

@@ -168,5 +168,5 @@ def _whole(batch: int, queries: int, keys: int) -> Tensor:
 
 
 def _call(function: str, problem: Problem, kept: list[Tensor]) -> None:
-    getattr(native(SOURCE).library, function)(ctypes.byref(problem))
+    getattr(native(SOURCE).code, function)(ctypes.byref(problem))
     del kept  # it lived until here

@@ -72,14 +72,49 @@ def _slice(n: int, cumulative: Tensor | None, lengths: Tensor | None, x: Tensor)
     return slice(0, x.shape[2] if lengths is None else int(lengths[n]))
 
 
-def weights(
-    q: Tensor, k: Tensor, bias: Tensor, slopes: Tensor | None, scale: float, seen: Tensor, p: Tensor
-) -> Tensor:
-    """(H, Q, K) weights of one sequence: q (H, Q, D), k (H, K, D), bias (H,), seen (Q, K), positions p (Q,)."""
-    scores = scale * (q @ k.transpose(1, 2)) + bias[:, None, None]
-    if slopes is not None:
-        scores = scores - slopes[:, None, None] * (p[:, None] - torch.arange(k.shape[1], device=p.device)).abs()
-    return torch.where(seen, torch.sigmoid(scores), 0.0)
+class Part(NamedTuple):
+    """One sequence, in float32 at least, each key head repeated for the query heads that it serves.
+
+    Attributes:
+        n: its number.
+        row, queries, keys: where it is in q, and in k and v.
+        query: (H, Q, D).
+        key, value: (H, K, D).
+        weight: (H, Q, K).
+    """
+
+    n: int
+    row: int
+    queries: slice
+    keys: slice
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    weight: Tensor
+
+
+def parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    slopes: Tensor | None,
+    layout: Layout,
+    scale: float,
+    context: Context,
+) -> Iterator[Part]:
+    """The sequences with their weights; arguments as in `forward`."""
+    group = q.shape[1] // k.shape[1]
+    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
+        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
+        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+        position = start + torch.arange(query.shape[1], device=q.device)
+        frames = torch.arange(key.shape[1], device=q.device)
+        scores = scale * (query @ key.transpose(1, 2)) + bias[n, :, None, None]
+        if slopes is not None:
+            scores = scores - slopes[:, None, None] * (position[:, None] - frames).abs()
+        weight = torch.where(context.mask(position, frames), torch.sigmoid(scores), 0.0)
+        yield Part(n, row, queries, keys, query, key, value, weight)
 
 
 def forward(
@@ -104,13 +139,8 @@ def forward(
         context: which keys a query sees.
     """
     output = torch.zeros_like(q)
-    group = q.shape[1] // k.shape[1]
-    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
-        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
-        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
-        position = start + torch.arange(query.shape[1], device=q.device)
-        seen = context.mask(position, torch.arange(key.shape[1], device=q.device))
-        output[row, :, queries] = (weights(query, key, bias[n], slopes, scale, seen, position) @ value).to(q.dtype)
+    for part in parts(q, k, v, bias, slopes, layout, scale, context):
+        output[part.row, :, part.queries] = (part.weight @ part.value).to(q.dtype)
     return output
 
 
@@ -128,18 +158,13 @@ def backward(
     """The gradients of q, k, v and bias, given that of the output."""
     grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in (q, k, v, bias))
     group = q.shape[1] // k.shape[1]
-    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
-        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
-        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
-        above = _wide(grad[row, :, queries])
-        position = start + torch.arange(query.shape[1], device=q.device)
-        seen = context.mask(position, torch.arange(key.shape[1], device=q.device))
-        weight = weights(query, key, bias[n], slopes, scale, seen, position)
-        score = weight * (1 - weight) * (above @ value.transpose(1, 2))  # (H, Q, K)
-        grad_q[row, :, queries] = (scale * (score @ key)).to(q.dtype)
-        for gradient, factor in ((grad_k, scale * (score.transpose(1, 2) @ query)), (grad_v, weight.mT @ above)):
-            gradient[row, :, keys] = factor.unflatten(0, (-1, group)).sum(1).to(k.dtype)
-        grad_bias[n] = score.sum((1, 2))
+    for part in parts(q, k, v, bias, slopes, layout, scale, context):
+        above, weight = _wide(grad[part.row, :, part.queries]), part.weight
+        score = weight * (1 - weight) * (above @ part.value.mT)  # (H, Q, K)
+        grad_q[part.row, :, part.queries] = (scale * (score @ part.key)).to(q.dtype)
+        for gradient, factor in ((grad_k, scale * (score.mT @ part.query)), (grad_v, weight.mT @ above)):
+            gradient[part.row, :, part.keys] = factor.unflatten(0, (-1, group)).sum(1).to(k.dtype)
+        grad_bias[part.n] = score.sum((1, 2))
     return grad_q, grad_k, grad_v, grad_bias
 
 
