@@ -299,18 +299,11 @@ void to_columns(const float* from, int64_t time, const std::vector<Strip>& strip
   }
 }
 
-void from_columns(const float* from, const std::vector<Strip>& strips, int64_t size, float* to, int64_t time) {
-  for (const Strip& strip : strips) {
-    transpose(from, STRIP, size, strip.count, to + strip.query * time, time);
-    from += STRIP * size;
-  }
-}
-
 struct ForwardMemory {
-  float *q, *output, *k, *v, *scores;
-  static int64_t numbers(int64_t size) { return (2 * QUERIES + 2 * KEYS) * size + KEYS * STRIP; }
+  float *q, *k, *v, *scores;
+  static int64_t numbers(int64_t size) { return (QUERIES + 2 * KEYS) * size + KEYS * STRIP; }
   ForwardMemory(Buffer& buffer, int64_t size)
-      : q(buffer.take(QUERIES * size)), output(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
+      : q(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
         v(buffer.take(KEYS * size)), scores(buffer.take(KEYS * STRIP)) {}
 };
 
@@ -323,7 +316,9 @@ void run_forward(const Problem& problem, const Task& task, const ForwardMemory& 
   const std::vector<Strip> strips = strips_of(problem, sequence, task.query, count);
   to_columns(at(problem.q, problem.q_strides, sequence.row, task.head, query), problem.q_strides.time, strips, size,
              memory.q);
-  std::memset(memory.output, 0, sizeof(float) * QUERIES * size);
+  const int64_t time = problem.output_strides.time;
+  float* output = at(problem.output, problem.output_strides, sequence.row, task.head, query);
+  for (int64_t i = 0; i < count; i++) std::memset(output + i * time, 0, sizeof(float) * size);
   for (int64_t key = 0; key < sequence.keys; key += KEYS) {
     const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
     if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); })) continue;
@@ -337,20 +332,18 @@ void run_forward(const Problem& problem, const Task& task, const ForwardMemory& 
       product(keys, strip.vectors, size, k, size, 1, memory.q + n * STRIP * size, STRIP, memory.scores, STRIP,
               false);
       weigh(problem, strip, key, keys, bias, slope, memory.scores);
-      product(size, strip.vectors, keys, v, 1, size, memory.scores, STRIP, memory.output + n * STRIP * size,
-              STRIP, true);
+      product(strip.count, size / LANES, keys, memory.scores, 1, STRIP, v, size, output + strip.query * time, time,
+              true);
     }
   }
-  from_columns(memory.output, strips, size, at(problem.output, problem.output_strides, sequence.row, task.head, query),
-          problem.output_strides.time);
 }
 
 struct BackwardMemory {
-  float *q, *q_columns, *grad, *grad_columns, *grad_q, *k, *v, *scores, *weights;
-  static int64_t numbers(int64_t size) { return (5 * QUERIES + 2 * KEYS) * size + 2 * KEYS * STRIP; }
+  float *q, *q_columns, *grad, *grad_columns, *k, *v, *scores, *weights;
+  static int64_t numbers(int64_t size) { return (4 * QUERIES + 2 * KEYS) * size + 2 * KEYS * STRIP; }
   BackwardMemory(Buffer& buffer, int64_t size)
       : q(buffer.take(QUERIES * size)), q_columns(buffer.take(QUERIES * size)), grad(buffer.take(QUERIES * size)),
-        grad_columns(buffer.take(QUERIES * size)), grad_q(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
+        grad_columns(buffer.take(QUERIES * size)), k(buffer.take(KEYS * size)),
         v(buffer.take(KEYS * size)), scores(buffer.take(KEYS * STRIP)), weights(buffer.take(KEYS * STRIP)) {}
 };
 
@@ -374,6 +367,7 @@ __attribute__((noinline)) double unweigh(const Strip& strip, int64_t keys, float
 void run_backward(const Problem& problem, const Task& task, const BackwardMemory& memory) {
   const Sequence& sequence = problem.sequence[task.sequence];
   const int64_t size = problem.size, key_head = task.head / (problem.heads / problem.key_heads);
+  const int64_t time = problem.grad_q_strides.time;
   const float bias = problem.bias[task.sequence * problem.heads + task.head];
   const float slope = problem.slopes ? problem.slopes[task.head] : 0.0f;
   double grad_bias = 0.0;
@@ -386,7 +380,7 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
         gather(problem.grad, problem.grad_strides, sequence.row, task.head, query, count, size, memory.grad);
     to_columns(q, size, strips, size, memory.q_columns);
     to_columns(grad, size, strips, size, memory.grad_columns);
-    std::memset(memory.grad_q, 0, sizeof(float) * QUERIES * size);
+    float* grad_q = at(problem.grad_q, problem.grad_q_strides, sequence.row, task.head, query);
     for (int64_t key = 0; key < sequence.keys; key += KEYS) {
       const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
       if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); }))
@@ -407,7 +401,7 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
         product(keys, strip.vectors, size, v, size, 1, memory.grad_columns + offset, STRIP, memory.scores,
                 STRIP, false);
         grad_bias += unweigh(strip, keys, float(problem.scale), memory.weights, memory.scores);
-        product(size, strip.vectors, keys, k, 1, size, memory.scores, STRIP, memory.grad_q + offset, STRIP,
+        product(strip.count, size / LANES, keys, memory.scores, 1, STRIP, k, size, grad_q + strip.query * time, time,
                 true);
         product(keys, size / LANES, strip.count, memory.weights, STRIP, 1, grad + strip.query * size, size, grad_v,
                 problem.grad_v_strides.time,
@@ -417,8 +411,6 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
                 true);
       }
     }
-    from_columns(memory.grad_q, strips, size, at(problem.grad_q, problem.grad_q_strides, sequence.row, task.head, query),
-            problem.grad_q_strides.time);
   }
   problem.grad_bias[task.sequence * problem.heads + task.head] = float(grad_bias);
 }
