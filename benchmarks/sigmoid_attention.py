@@ -14,7 +14,7 @@ from side_by_side import Row, compare, matmul_rate, options, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from sigmel.ops import sigmoid_attention, sigmoid_attention_varlen
+from sigmel.ops import sigmoid_attention, sigmoid_attention_decode, sigmoid_attention_varlen
 
 SHAPES = [(4, 8, 500, 64), (8, 4, 250, 64), (1, 8, 2000, 64), (1, 8, 4000, 64)]
 PEER = "F.scaled_dot_product_attention"
@@ -83,6 +83,28 @@ def padded(repeats: int) -> Row:
         )
 
 
+def decoding(keys: int, repeats: int) -> Row:
+    """One new query of each of 8 sequences, on a cache that lies in pages of 64 keys; the peer's is contiguous."""
+    batch, heads, size, page = 8, 8, 64, 64
+    q, k, v = (torch.randn(batch, heads, frames, size) for frames in (1, keys, keys))
+    lengths = torch.full((batch,), keys)
+    table = torch.randperm(batch * keys // page).view(batch, -1)
+    caches = []
+    for x in (k, v):
+        pages = x.unflatten(2, (-1, page)).transpose(1, 2).flatten(0, 1)  # (B pages, H, page, D), in order
+        caches.append(torch.empty_like(pages).index_copy_(0, table.flatten(), pages))
+    with torch.no_grad():
+        paged = sigmoid_attention_decode(q, *caches, lengths, page_table=table)
+        torch.testing.assert_close(paged, sigmoid_attention(q, k, v), atol=1e-5, rtol=1e-4)
+        return compare(
+            f"decoding, one query, {keys} keys in pages",
+            lambda: sigmoid_attention_decode(q, *caches, lengths, page_table=table),
+            PEER + ", contiguous",
+            lambda: F.scaled_dot_product_attention(q, k, v),
+            repeats,
+        )
+
+
 def peak(form: str) -> float:
     """MB that one call at T = 4000 adds to the most memory a fresh process has had (Linux)."""
     code = f"""
@@ -117,7 +139,7 @@ def main() -> None:
     print(f"matmul: {matmul_rate():.0f} GFLOP/s with {torch.get_num_threads()} threads")
     rows = [forward(shape, layout, repeats) for layout in ("BHTD", "BTHD") for shape in SHAPES]
     rows += [forward_and_backward(shape, max(3, repeats // 2)) for shape in SHAPES]
-    rows += [padded(repeats), memory()]
+    rows += [padded(repeats), *(decoding(keys, repeats) for keys in (512, 4096)), memory()]
     report(rows, args.json)
 
 

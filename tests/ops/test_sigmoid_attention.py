@@ -1,5 +1,6 @@
 """The op against its plain definition, and that against the paper's formula."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
-from sigmel.ops import native, sigmoid_attention, sigmoid_attention_varlen
+from sigmel.ops import native, sigmoid_attention, sigmoid_attention_decode, sigmoid_attention_varlen
 from sigmel.ops.sigmoid_attention import cpu, reference
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 CONTEXTS = [Context(), Context(1, -1, 0), Context(8, 16, 0), Context(1, 10, 5), Context(1, 0, -1), Context(5, -1, 0)]
 WHOLE = Layout(None, None, None, None, None)
@@ -90,6 +91,63 @@ def test_a_cache_continues_where_the_queries_stand():
     torch.testing.assert_close(last, whole[:, :, 8:])
 
 
+def in_pages(x, size, number):
+    """(B, H, T, D) scattered over the pages of a cache that holds other things as well, and its page table."""
+    batch, _, keys, _ = x.shape
+    pages = -(-keys // size)
+    table = torch.randperm(number)[: batch * pages].view(batch, pages)
+    cache = torch.full((number, x.shape[1], size, x.shape[3]), math.nan, dtype=x.dtype)
+    for n, t in itertools.product(range(batch), range(keys)):
+        cache[table[n, t // size], :, t % size] = x[n, :, t]
+    return cache, table
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_decoding_over_pages_is_the_end_of_the_whole(data):
+    draw = data.draw
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    queries, keys = draw(st.sampled_from([1, 2, 7, 30])), draw(st.sampled_from([30, 97, 250]))
+    size = draw(st.sampled_from([7, 64]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    q, k, v = (x.detach() for x in inputs(3, queries=keys, keys=keys, size=size, dtype=dtype))
+    lengths = torch.tensor([keys, queries, (keys + queries) // 2])
+    newest = torch.stack([q[n, :, length - queries : length] for n, length in enumerate(lengths)])
+    options = {"left_context": draw(st.sampled_from([None, 0, 20])), "alibi_slopes": torch.rand(4, dtype=dtype)}
+    whole = sigmoid_attention(q, k, v, causal=True, key_lengths=lengths, **options)
+    expected = torch.stack([whole[n, :, length - queries : length] for n, length in enumerate(lengths)])
+    page = draw(st.sampled_from([1, 16, 33]))
+    state = torch.get_rng_state()
+    k_cache, table = in_pages(k, page, 3 * (-(-keys // page)) + 2)
+    torch.set_rng_state(state)
+    v_cache, _ = in_pages(v, page, len(k_cache))
+    table = torch.where(torch.arange(table.shape[1]) * page < lengths[:, None], table, -5)  # what is not looked at
+    close = {"atol": 0.02, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(sigmoid_attention_decode(newest, k, v, lengths, **options), expected, **close)
+    paged = sigmoid_attention_decode(newest, k_cache, v_cache, lengths, page_table=table, **options)
+    torch.testing.assert_close(paged, expected, **close)
+
+
+def test_a_cache_in_pages_has_no_gradient():
+    q, k, v = inputs(keys=12)
+    table, lengths = torch.tensor([[0], [1]]), torch.tensor([12, 9])
+    with pytest.raises(RuntimeError, match="over pages has no gradient"):
+        sigmoid_attention_decode(q, k, v, lengths, page_table=table).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"page_table": torch.tensor([[0], [2]])}, "page_table: pages 0 to 2, but k_cache has 2"),
+        ({"page_table": torch.tensor([0, 1])}, r"page_table: torch.int64 of shape \(2,\), expected"),
+        ({"key_lengths": torch.tensor([12, 3])}, r"key_lengths: \[12, 3\] must lie between 0 and 11"),
+    ],
+)
+def test_caches_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        sigmoid_attention_decode(*inputs(), **{"key_lengths": torch.tensor([11, 3])} | options)
+
+
 def test_alibi_takes_from_the_score_by_distance():
     q, k, v = inputs(key_heads=4, queries=11)
     slopes = torch.rand(4, dtype=torch.float64)
@@ -113,8 +171,11 @@ def test_torch_accepts_the_op(dtype):
     q, k, v = inputs(dtype=dtype)
     bias = torch.randn(2, 4, dtype=dtype, requires_grad=True)
     lengths = torch.tensor([11, 6])
-    arguments = (q, k, v, bias, None, None, None, None, lengths, None, 0.25, 1, -1, 0)
+    arguments = (q, k, v, bias, None, None, None, None, lengths, None, None, 0.25, 1, -1, 0)
     opcheck(torch.ops.sigmel.sigmoid_attention, arguments)
+    table = torch.tensor([[0], [1]])
+    paged = (*(x.detach() for x in arguments[:4]), None, None, None, None, lengths, lengths - 9, table, 0.25, 1, -1, 0)
+    opcheck(torch.ops.sigmel.sigmoid_attention, paged)
 
 
 def test_it_compiles_and_exports_without_a_break():
@@ -167,13 +228,14 @@ def test_the_kernel_is_the_definition(data):
     lengths = [torch.randint(0, high + 1, (batch,)) if draw(st.booleans()) else None for high in (queries, keys)]
     start = torch.randint(0, 50, (batch,)) if draw(st.booleans()) else None
     rest = (Layout(None, None, *lengths, start), size**-0.5, context)
-    wide = [x if x is None else x.double() for x in (q, k, v, bias, slopes)]
-    close(cpu.forward(q, k, v, bias, slopes, *rest), reference.forward(*wide, *rest))
+    inputs = Inputs(q, k, v, bias, slopes, *rest)
+    wide = Inputs(*(x if x is None else x.double() for x in inputs[:5]), *rest)
+    close(cpu.forward(inputs), reference.forward(wide))
     grad = torch.randn(q.shape)
-    ours = cpu.backward(grad, q, k, v, bias, slopes, *rest)
-    for mine, definition in zip(ours, reference.backward(grad.double(), *wide, *rest), strict=True):
+    ours = cpu.backward(grad, inputs)
+    for mine, definition in zip(ours, reference.backward(grad.double(), wide), strict=True):
         torch.testing.assert_close(mine.double(), definition, atol=1e-4, rtol=1e-4)
-    again = cpu.backward(grad, q, k, v, bias, slopes, *rest)
+    again = cpu.backward(grad, inputs)
     assert all(torch.equal(x, y) for x, y in zip(ours, again, strict=True))
 
 
@@ -183,13 +245,13 @@ def test_half_precision_by_the_papers_rule(dtype, context):
     """The error against float32 is at most twice that of a plain computation in half precision."""
     q, k, v = (x.detach().to(dtype) for x in inputs(queries=113, keys=203, size=64, dtype=torch.float32))
     bias = torch.empty(2, 4).uniform_(-10, 2)
-    exact = reference.forward(q.double(), k.double(), v.double(), bias.double(), None, WHOLE, 0.125, context)
+    exact = reference.forward(Inputs(q.double(), k.double(), v.double(), bias.double(), None, WHOLE, 0.125, context))
     position, group = torch.arange(113), 2
     seen = context.mask(position, torch.arange(203))
     key, value = (x.repeat_interleave(group, 1) for x in (k, v))
     weights = torch.sigmoid((q @ key.mT * 0.125 + bias[..., None, None].to(dtype)).masked_fill(~seen, -math.inf))
     plain = weights.to(dtype) @ value
-    error = (cpu.forward(q, k, v, bias, None, WHOLE, 0.125, context).double() - exact).abs().max()
+    error = (cpu.forward(Inputs(q, k, v, bias, None, WHOLE, 0.125, context)).double() - exact).abs().max()
     assert error <= 2 * (plain.double() - exact).abs().max()
 
 
@@ -271,7 +333,7 @@ def test_shapes_are_checked(change, message):
         ({"left_context": -1, "causal": True}, "left_context: -1 must not be negative"),
         ({"key_lengths": torch.tensor([12, 3])}, r"key_lengths: \[12, 3\] must lie between 0 and 11"),
         ({"query_lengths": torch.tensor([1, -3])}, r"query_lengths: \[1, -3\] must lie between 0 and 9"),
-        ({"key_lengths": torch.tensor([3])}, "key_lengths: torch.int64 of shape .* expected 2 integers"),
+        ({"key_lengths": torch.tensor([3])}, r"key_lengths: torch.int64 of shape .* expected integers \(2,\)"),
         ({"bias": torch.zeros(3)}, r"bias: shape \(3,\), expected"),
         ({"alibi_slopes": torch.zeros(2)}, r"alibi_slopes: shape \(2,\), expected \(4,\)"),
     ],

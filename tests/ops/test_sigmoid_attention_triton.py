@@ -7,13 +7,12 @@ import itertools
 import os
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 import torch
 
 from sigmel.ops.sigmoid_attention import reference
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.sigmoid_attention.cuda")
@@ -40,24 +39,14 @@ CONTEXTS = {
 }
 
 
-class Case(NamedTuple):
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    bias: torch.Tensor
-    slopes: torch.Tensor | None
-    layout: Layout
-    scale: float
-    context: Context
-
-    def to(self, dtype: torch.dtype) -> "Case":
-        return self._replace(q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
+def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return inputs._replace(q=inputs.q.to(dtype), k=inputs.k.to(dtype), v=inputs.v.to(dtype))
 
 
 def make(
     batch, heads, queries, keys, size, dtype, context=FULL, *,
     group=1, alibi=False, lengths=None, start=None, cu=None,
-) -> Case:  # fmt: skip
+) -> Inputs:  # fmt: skip
     """A case as the layers make it: (B, T, H, D) seen as (B, H, T, D), or packed (T, H, D) seen as (1, H, T, D)."""
     q = torch.randn(batch, queries, heads, size, device=DEVICE).to(dtype).transpose(1, 2)
     k, v = (torch.randn(batch, keys, heads // group, size, device=DEVICE).to(dtype).transpose(1, 2) for _ in "kv")
@@ -67,10 +56,10 @@ def make(
     bias = torch.empty(sequences, heads, device=DEVICE).uniform_(-10, 2)  # as the authors do
     slopes = torch.rand(heads, device=DEVICE) / 4 if alibi else None
     layout = Layout(tensors[0], tensors[1], query_lengths, key_lengths, tensors[2])
-    return Case(q, k, v, bias, slopes, layout, size**-0.5, context)
+    return Inputs(q, k, v, bias, slopes, layout, size**-0.5, context)
 
 
-def plain(case: Case, grad: torch.Tensor) -> list[torch.Tensor]:
+def plain(case: Inputs, grad: torch.Tensor) -> list[torch.Tensor]:
     """The output and the gradients that PyTorch's own operations give in the type of q, k and v, rounding each."""
     q, k, v = (x.detach().requires_grad_() for x in (case.q, case.k, case.v))
     bias = case.bias.detach().requires_grad_()
@@ -92,12 +81,12 @@ def plain(case: Case, grad: torch.Tensor) -> list[torch.Tensor]:
     return [output.detach(), q.grad, k.grad, v.grad, bias.grad]
 
 
-def check(case: Case) -> None:
+def check(case: Inputs) -> None:
     """The authors' rule: at most twice as far from the float32 result as plain operations in half precision are."""
     grad = torch.randn(case.q.shape, device=DEVICE).to(case.q.dtype)
-    ours = [cuda.forward(*case), *cuda.backward(grad, *case)]
-    wide = case.to(torch.float32)
-    exact = [reference.forward(*wide), *reference.backward(grad.float(), *wide)]
+    ours = [cuda.forward(case), *cuda.backward(grad, case)]
+    wide = cast(case, torch.float32)
+    exact = [reference.forward(wide), *reference.backward(grad.float(), wide)]
     assert ours[0].stride() == torch.empty_like(case.q).stride()
     half = case.q.dtype != torch.float32
     rough = plain(case, grad) if half else exact
@@ -181,10 +170,10 @@ def test_packed(context, dtype):
 def test_packed_equals_each_sequence_alone():
     cu = [0, 31, 31, 77, 110]
     case = make(1, 2, 110, 110, 32, torch.float32, CAUSAL, cu=(cu, cu))
-    output = cuda.forward(*case)
+    output = cuda.forward(case)
     for n, (first, end) in enumerate(itertools.pairwise(cu)):
         q, k, v = (x[:, :, first:end] for x in case[:3])
-        alone = cuda.forward(q, k, v, case.bias[n : n + 1], None, Layout(*[None] * 5), case.scale, CAUSAL)
+        alone = cuda.forward(case._replace(q=q, k=k, v=v, bias=case.bias[n : n + 1], layout=Layout(*[None] * 5)))
         torch.testing.assert_close(output[:, :, first:end], alone, rtol=0, atol=0)
 
 
@@ -192,7 +181,7 @@ def test_many_packed_sequences():
     """More than are looked at at once."""
     cu = [0, 0, *range(130), 139]
     case = make(1, 1, cu[-1], cu[-1], 16, torch.float32, cu=(cu, cu))
-    torch.testing.assert_close(cuda.forward(*case), reference.forward(*case), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cuda.forward(case), reference.forward(case), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("cu", [None, [0, 20, 50]], ids=["padded", "packed"])
@@ -206,8 +195,8 @@ def test_what_does_not_exist_is_zero(cu):
             case.q[row, :, queries.stop :] = torch.nan
             case.k[row, :, keys.stop :] = case.v[row, :, keys.stop :] = torch.nan
     grad = torch.where(case.q.isnan(), torch.nan, torch.randn_like(case.q))
-    ours = [cuda.forward(*case), *cuda.backward(grad, *case)]
-    for a, b in zip(ours, [reference.forward(*case), *reference.backward(grad, *case)], strict=True):
+    ours = [cuda.forward(case), *cuda.backward(grad, case)]
+    for a, b in zip(ours, [reference.forward(case), *reference.backward(grad, case)], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert (ours[0][-1, :, 50:] == 0).all()
     assert all((g[-1, :, 50:] == 0).all() for g in ours[1:4])
@@ -220,8 +209,8 @@ def test_nan_and_infinity_go_where_they_do_in_the_reference(which, bad, dtype):
     case = make(1, 1, 20, 40, 16, dtype)
     getattr(case, which)[0, 0, 11, 3] = bad
     grad = torch.randn_like(case.q)
-    ours = [cuda.forward(*case), *cuda.backward(grad, *case)]
-    exact = [reference.forward(*case), *reference.backward(grad, *case)]
+    ours = [cuda.forward(case), *cuda.backward(grad, case)]
+    exact = [reference.forward(case), *reference.backward(grad, case)]
     for name, a, b in zip(("output", "q", "k", "v", "bias"), ours, exact, strict=True):
         assert (a.isfinite() == b.isfinite()).all(), name
         assert (a.isnan() == b.isnan()).all(), name
@@ -231,7 +220,7 @@ def test_nan_of_a_key_stays_with_the_queries_that_see_its_block():
     """Where the reference multiplies it by a weight of zero; nothing hangs, and no query that sees it misses it."""
     case = make(1, 1, 90, 90, 16, torch.float32, CAUSAL)
     case.v[0, 0, 40] = torch.nan
-    output = cuda.forward(*case)
+    output = cuda.forward(case)
     assert output[0, 0, 40:].isnan().all()
     assert not output[0, 0, :32].isnan().any()
 
@@ -242,22 +231,36 @@ def test_twice_the_same_bits(cu):
     both = (cu, cu) if cu else None
     case = make(1, 1, 97, 97, 32, torch.bfloat16, CHUNKED, lengths=lengths, cu=both)
     grad = torch.randn_like(case.q)
-    first, second = ([cuda.forward(*case), *cuda.backward(grad, *case)] for _ in range(2))
+    first, second = ([cuda.forward(case), *cuda.backward(grad, case)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(("queries", "context"), [(1, "full"), (1, "window"), (5, "causal"), (16, "chunked")])
 def test_few_queries_over_pieces_of_the_keys(queries, context):
     case = make(1, 2, queries, 300, 32, torch.bfloat16, CONTEXTS[context], start=[280], group=2)
-    assert cuda._splits(case.q, case.k, 1, case.layout) > 1
+    assert cuda._splits(case) > 1
     check(case)
-    assert torch.equal(cuda.forward(*case), cuda.forward(*case))
+    assert torch.equal(cuda.forward(case), cuda.forward(case))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("queries", "context"), [(1, "full"), (5, "causal"), (40, "window")])
+def test_keys_in_pages(queries, context, dtype):
+    """Pages of 17 keys, of which no block is a multiple, in any order; what lies beyond a length is no page."""
+    case = make(2, 2, queries, 17, 32, dtype, CONTEXTS[context], group=2, start=[130 - queries, 60 - queries])
+    k, v = (torch.randn(20, 1, 17, 32, device=DEVICE).to(dtype) for _ in "kv")
+    table = torch.randperm(20, device=DEVICE)[:16].view(2, 8)
+    table[1, 4:] = 10**6
+    layout = case.layout._replace(key_lengths=torch.tensor([130, 60], device=DEVICE), page_table=table)
+    case = case._replace(k=k, v=v, layout=layout)
+    close = {"rtol": 1e-4, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(cuda.forward(case), reference.forward(case), **close)
 
 
 def test_few_packed_queries_over_pieces_of_the_keys():
     cu = ([0, 1, 1, 4], [0, 200, 301, 450])
     case = make(1, 1, 4, 450, 32, torch.float32, CAUSAL, cu=cu, start=[199, 0, 146])
-    assert cuda._splits(case.q, case.k, 3, case.layout) > 1
+    assert cuda._splits(case) > 1
     check(case)
 
 
@@ -278,8 +281,8 @@ def test_any_strides():
         slopes=torch.rand(4, device=DEVICE)[::2],
     )
     grad = torch.ones((), device=DEVICE).expand(case.q.shape)
-    ours = [cuda.forward(*odd), *cuda.backward(grad, *odd)]
-    for a, b in zip(ours, [reference.forward(*odd), *reference.backward(grad, *odd)], strict=True):
+    ours = [cuda.forward(odd), *cuda.backward(grad, odd)]
+    for a, b in zip(ours, [reference.forward(odd), *reference.backward(grad, odd)], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -299,7 +302,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from sigmel.ops.sigmoid_attention import cuda
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 
 class Device:
@@ -326,12 +329,12 @@ kernels = {
 for width in (64, 256) if half else (64,):
     q = torch.empty(1000, 4, width, dtype=torch.bfloat16 if half else torch.float32).transpose(0, 1)[None]
     cu, bias, slopes = torch.tensor([0, 400, 1000]), torch.empty(2, 4), torch.empty(4)
-    shared = cuda._shared(q, q, q, bias, slopes, Layout(cu, cu, None, None, None), 0.1, Context(8, 16, 0))
+    shared = cuda._shared(Inputs(q, q, q, bias, slopes, Layout(cu, cu, None, None, None), 0.1, Context(8, 16, 0)))
     for name, tensors in kernels.items():
         arguments = shared | {"heads": 4} | dict.fromkeys(tensors, q)
         arguments |= {f"{tensor}_strides": q.stride() for tensor in tensors}
         if name == "_forward":
-            arguments |= {"splits": 1, "split_stride": 0}
+            arguments |= {"splits": 1, "split_stride": 0, "page_table": None, "page_size": 1}
         if name == "_backward_queries":
             arguments["sums"] = bias
         queries, keys, warps, stages = cuda._choices(name, width, half)[0]
@@ -400,7 +403,7 @@ def test_tuned_long_and_twice_the_same(cu, tuned):
     case = make(1 if cu else 3, 4, 3000, 3000, 64, torch.bfloat16, CAUSAL, cu=both, lengths=lengths, group=2)
     check(case)
     grad = torch.randn_like(case.q)
-    first, *others = ([cuda.forward(*case), *cuda.backward(grad, *case)] for _ in range(5))
+    first, *others = ([cuda.forward(case), *cuda.backward(grad, case)] for _ in range(5))
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
@@ -411,10 +414,10 @@ def test_waits_for_nothing(queries, cu):
     both, lengths = ((cu, cu), None) if cu else (None, ([queries, 0], [1000, 17]))
     case = make(1 if cu else 2, 4, 1000 if cu else queries, 1000, 64, torch.bfloat16, cu=both, lengths=lengths)
     grad = torch.randn_like(case.q)
-    cuda.forward(*case), cuda.backward(grad, *case)  # compiled now
+    cuda.forward(case), cuda.backward(grad, case)  # compiled now
     torch.cuda.set_sync_debug_mode("error")
     try:
-        cuda.forward(*case), cuda.backward(grad, *case)
+        cuda.forward(case), cuda.backward(grad, case)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -424,8 +427,8 @@ def test_waits_for_nothing(queries, cu):
 def test_more_elements_than_an_int32_counts():
     length, size = 2**23 + 64, 256
     case = make(1, 1, length, length, size, torch.bfloat16, WINDOW)
-    output, (_, grad_k, _, _) = cuda.forward(*case), cuda.backward(case.q, *case)
+    output, (_, grad_k, _, _) = cuda.forward(case), cuda.backward(case.q, case)
     end = [x[:, :, -96:].contiguous() for x in case[:3]]
     alone = case._replace(q=end[0], k=end[1], v=end[2])
-    torch.testing.assert_close(output[:, :, -64:], cuda.forward(*alone)[:, :, -64:], rtol=1e-2, atol=1e-2)
-    torch.testing.assert_close(grad_k[:, :, -64:], cuda.backward(end[0], *alone)[1][:, :, -64:], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(output[:, :, -64:], cuda.forward(alone)[:, :, -64:], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(grad_k[:, :, -64:], cuda.backward(end[0], alone)[1][:, :, -64:], rtol=1e-2, atol=1e-2)

@@ -31,6 +31,7 @@ constexpr int VECTORS = 3;
 constexpr int STRIP = VECTORS * LANES;  // queries whose scores are worked on at once
 constexpr int QUERIES = 4 * STRIP;      // queries of a task: each block of keys is read once for all of them
 constexpr int KEYS = 96;                // keys of a block
+constexpr int FEW = LANES / 4;          // fewer queries leave most of a vector of queries empty
 constexpr int ALIGNMENT = 64;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
@@ -60,6 +61,8 @@ struct Problem {
   const float *bias, *slopes;  // (sequences, heads); (heads) or null
   const float *q, *k, *v;
   Strides q_strides, k_strides, v_strides;
+  const int64_t* page_table;   // (sequences, pages): rows of k and v, `page_size` keys each; or null
+  int64_t pages, page_size;
   float* output;
   Strides output_strides;
   // Backward only.
@@ -68,6 +71,10 @@ struct Problem {
   float *grad_q, *grad_k, *grad_v;  // zeros
   Strides grad_q_strides, grad_k_strides, grad_v_strides;
   float* grad_bias;  // (sequences, heads)
+};
+
+struct Task {
+  int64_t sequence, head, query;
 };
 
 template <class Number>
@@ -218,28 +225,40 @@ struct Strip {
   bool sees_all(int64_t key, int64_t keys) const { return every_first <= key && key + keys <= every_end; }
 };
 
-// Scores (keys x STRIP) become weights.
-__attribute__((noinline)) void weigh(const Problem& problem, const Strip& strip, int64_t key, int64_t keys, float bias,
-                                     float slope, float* scores) {
-  const float scale = -LOG2E * float(problem.scale), offset = -LOG2E * bias;
-  const int64_t columns = strip.vectors * LANES;
-  if (slope == 0.0f && strip.sees_all(key, keys)) {
-    for (int64_t i = 0; i < keys; i++)
-      for (int64_t j = 0; j < columns; j += LANES)
-        store(scores + i * STRIP + j, logistic2(load(scores + i * STRIP + j) * scale + offset));
-    return;
+// How the scores of a head become weights.
+struct Weighing {
+  float scale, offset, slope;
+
+  Weighing(const Problem& problem, const Task& task)
+      : scale(-LOG2E * float(problem.scale)), offset(-LOG2E * problem.bias[task.sequence * problem.heads + task.head]),
+        slope(problem.slopes ? LOG2E * problem.slopes[task.head] : 0.0f) {}
+
+  Vector operator()(Vector score) const { return logistic2(score * scale + offset); }
+
+  // Of a query `away` from its key, where it sees it.
+  Vector operator()(Vector score, Vector away, Integers seen) const {
+    const Vector distance = away < 0.0f ? -away : away;
+    return (Vector)((Integers)logistic2(score * scale + (distance * slope + offset)) & seen);
   }
+};
+
+// Scores (keys x STRIP) become weights.
+__attribute__((noinline)) void weigh(const Weighing& weighing, const Strip& strip, int64_t key, int64_t keys,
+                                     float* scores) {
+  const int64_t columns = strip.vectors * LANES;
+  const bool whole = weighing.slope == 0.0f && strip.sees_all(key, keys);
   for (int64_t i = 0; i < keys; i++)
     for (int64_t j = 0; j < columns; j += LANES) {
-      const Vector away = load(strip.position + j) - float(key + i);
-      const Vector distance = away < 0.0f ? -away : away;
-      const Vector x = load(scores + i * STRIP + j) * scale + (distance * (LOG2E * slope) + offset);
+      float* at = scores + i * STRIP + j;
+      if (whole) {
+        store(at, weighing(load(at)));
+        continue;
+      }
       Integers first, end;
       std::memcpy(&first, strip.first + j, sizeof first);
       std::memcpy(&end, strip.end + j, sizeof end);
       const int32_t number = int32_t(key + i);
-      const Integers seen = (first <= number) & (end > number);
-      store(scores + i * STRIP + j, (Vector)((Integers)logistic2(x) & seen));
+      store(at, weighing(load(at), load(strip.position + j) - float(number), (first <= number) & (end > number)));
     }
 }
 
@@ -265,16 +284,31 @@ class Buffer {
   float* next;
 };
 
-struct Task {
-  int64_t sequence, head, query;
-};
-
 // `count` rows of a head from `time` on, one right after the other; copied into `memory` if they are not.
 const float* gather(const float* base, const Strides& strides, int64_t row, int64_t head, int64_t time, int64_t count,
                     int64_t size, float* memory) {
   const float* from = at(base, strides, row, head, time);
   if (strides.time == size) return from;
   for (int64_t i = 0; i < count; i++) std::memcpy(memory + i * size, from + i * strides.time, sizeof(float) * size);
+  return memory;
+}
+
+// The same of the keys, or values, of a task, which may lie in pages.
+const float* gather_keys(const Problem& problem, const Task& task, const float* base, const Strides& strides,
+                         int64_t key, int64_t count, float* memory) {
+  const Sequence& sequence = problem.sequence[task.sequence];
+  const int64_t head = task.head / (problem.heads / problem.key_heads), size = problem.size;
+  if (problem.page_table == nullptr)
+    return gather(base, strides, sequence.row, head, sequence.key + key, count, size, memory);
+  const int64_t* pages = problem.page_table + task.sequence * problem.pages;
+  for (int64_t done = 0; done < count;) {
+    const int64_t page = pages[(key + done) / problem.page_size], first = (key + done) % problem.page_size;
+    const int64_t now = std::min(count - done, problem.page_size - first);
+    const float* from = gather(base, strides, page, head, first, now, size, memory + done * size);
+    if (now == count) return from;
+    if (from != memory + done * size) std::memcpy(memory + done * size, from, sizeof(float) * now * size);
+    done += now;
+  }
   return memory;
 }
 
@@ -307,31 +341,60 @@ struct ForwardMemory {
         v(buffer.take(KEYS * size)), scores(buffer.take(KEYS * STRIP)) {}
 };
 
+// The outputs of a few queries: vectors lie along the features, then along the keys.
+void run_few(const Problem& problem, const Task& task, const Weighing& weighing, int64_t count, const float* q,
+             float* output, const ForwardMemory& memory) {
+  const Sequence& sequence = problem.sequence[task.sequence];
+  const int64_t size = problem.size, q_time = problem.q_strides.time, time = problem.output_strides.time;
+  const Strip strip(problem, sequence, task.query, 0, count);
+  for (int64_t key = strip.any_first, keys; key < strip.any_end; key += keys) {
+    keys = std::min<int64_t>(KEYS, strip.any_end - key);
+    if (problem.page_table) keys = std::min(keys, problem.page_size - key % problem.page_size);  // no copies
+    const float* k = gather_keys(problem, task, problem.k, problem.k_strides, key, keys, memory.k);
+    const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
+    for (int64_t n = 0; n < count; n++) {
+      for (int64_t first = 0; first < keys; first += LANES) {
+        float parts[LANES * LANES], columns[LANES * LANES];
+        for (int64_t i = 0; i < LANES; i++) {
+          Vector sum{};
+          for (int64_t j = 0; j < size && first + i < keys; j += LANES)
+            sum += load(k + (first + i) * size + j) * load(q + n * q_time + j);
+          store(parts + i * LANES, sum);
+        }
+        transpose_square(parts, LANES, columns, LANES);
+        Vector score{};
+        Integers number;
+        for (int i = 0; i < LANES; i++) score += load(columns + i * LANES), number[i] = int32_t(key + first + i);
+        const Vector away = strip.position[n] - __builtin_convertvector(number, Vector);
+        store(memory.scores + first, weighing(score, away, (number >= strip.first[n]) & (number < strip.end[n])));
+      }
+      product(1, size / LANES, keys, memory.scores, KEYS, 1, v, size, output + n * time, time, true);
+    }
+  }
+}
+
 void run_forward(const Problem& problem, const Task& task, const ForwardMemory& memory) {
   const Sequence& sequence = problem.sequence[task.sequence];
   const int64_t size = problem.size, count = std::min<int64_t>(QUERIES, sequence.queries - task.query);
-  const int64_t query = sequence.query + task.query, key_head = task.head / (problem.heads / problem.key_heads);
-  const float bias = problem.bias[task.sequence * problem.heads + task.head];
-  const float slope = problem.slopes ? problem.slopes[task.head] : 0.0f;
-  const std::vector<Strip> strips = strips_of(problem, sequence, task.query, count);
-  to_columns(at(problem.q, problem.q_strides, sequence.row, task.head, query), problem.q_strides.time, strips, size,
-             memory.q);
-  const int64_t time = problem.output_strides.time;
+  const int64_t query = sequence.query + task.query, time = problem.output_strides.time;
+  const Weighing weighing(problem, task);
+  const float* q = at(problem.q, problem.q_strides, sequence.row, task.head, query);
   float* output = at(problem.output, problem.output_strides, sequence.row, task.head, query);
   for (int64_t i = 0; i < count; i++) std::memset(output + i * time, 0, sizeof(float) * size);
+  if (count < FEW) return run_few(problem, task, weighing, count, q, output, memory);
+  const std::vector<Strip> strips = strips_of(problem, sequence, task.query, count);
+  to_columns(q, problem.q_strides.time, strips, size, memory.q);
   for (int64_t key = 0; key < sequence.keys; key += KEYS) {
     const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
     if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); })) continue;
-    const float* k =
-        gather(problem.k, problem.k_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.k);
-    const float* v =
-        gather(problem.v, problem.v_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.v);
+    const float* k = gather_keys(problem, task, problem.k, problem.k_strides, key, keys, memory.k);
+    const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
     for (size_t n = 0; n < strips.size(); n++) {
       const Strip& strip = strips[n];
       if (!strip.sees(key, keys)) continue;
       product(keys, strip.vectors, size, k, size, 1, memory.q + n * STRIP * size, STRIP, memory.scores, STRIP,
               false);
-      weigh(problem, strip, key, keys, bias, slope, memory.scores);
+      weigh(weighing, strip, key, keys, memory.scores);
       product(strip.count, size / LANES, keys, memory.scores, 1, STRIP, v, size, output + strip.query * time, time,
               true);
     }
@@ -368,8 +431,7 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
   const Sequence& sequence = problem.sequence[task.sequence];
   const int64_t size = problem.size, key_head = task.head / (problem.heads / problem.key_heads);
   const int64_t time = problem.grad_q_strides.time;
-  const float bias = problem.bias[task.sequence * problem.heads + task.head];
-  const float slope = problem.slopes ? problem.slopes[task.head] : 0.0f;
+  const Weighing weighing(problem, task);
   double grad_bias = 0.0;
   for (int64_t first = 0; first < sequence.queries; first += QUERIES) {
     const int64_t count = std::min<int64_t>(QUERIES, sequence.queries - first), query = sequence.query + first;
@@ -385,10 +447,8 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
       const int64_t keys = std::min<int64_t>(KEYS, sequence.keys - key);
       if (std::none_of(strips.begin(), strips.end(), [&](const Strip& strip) { return strip.sees(key, keys); }))
         continue;
-      const float* k =
-          gather(problem.k, problem.k_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.k);
-      const float* v =
-          gather(problem.v, problem.v_strides, sequence.row, key_head, sequence.key + key, keys, size, memory.v);
+      const float* k = gather_keys(problem, task, problem.k, problem.k_strides, key, keys, memory.k);
+      const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
       float* grad_k = at(problem.grad_k, problem.grad_k_strides, sequence.row, key_head, sequence.key + key);
       float* grad_v = at(problem.grad_v, problem.grad_v_strides, sequence.row, key_head, sequence.key + key);
       for (size_t n = 0; n < strips.size(); n++) {
@@ -397,7 +457,7 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
         const int64_t offset = n * STRIP * size;
         product(keys, strip.vectors, size, k, size, 1, memory.q_columns + offset, STRIP, memory.weights, STRIP,
                 false);
-        weigh(problem, strip, key, keys, bias, slope, memory.weights);
+        weigh(weighing, strip, key, keys, memory.weights);
         product(keys, strip.vectors, size, v, size, 1, memory.grad_columns + offset, STRIP, memory.scores,
                 STRIP, false);
         grad_bias += unweigh(strip, keys, float(problem.scale), memory.weights, memory.scores);

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sigmel.ops.native import native
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Inputs, Layout
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 MULTIPLE = 16  # of a head's features; others are filled up with zeros
@@ -37,6 +37,8 @@ class Problem(ctypes.Structure):
         ("scale", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("sequence", "bias", "slopes", "q", "k", "v")),
         *((name, Strides) for name in ("q_strides", "k_strides", "v_strides")),
+        ("page_table", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("pages", "page_size")),
         ("output", ctypes.c_void_p),
         ("output_strides", Strides),
         ("grad", ctypes.c_void_p),
@@ -54,55 +56,69 @@ def unsupported(q: Tensor) -> str:
     return native(SOURCE).problem
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> Tensor:
+def forward(inputs: Inputs) -> Tensor:
     """See `reference.forward`."""
-    given = q
-    q, k, v = (_prepared(x) for x in (q, k, v))
+    prepared = _prepared(inputs)
+    q, layout = prepared.q, prepared.layout
     everything = layout.query_lengths is None and layout.cu_queries is None
     output = torch.empty_like(q) if everything else torch.zeros_like(q)
-    kept, problem = _problem(q, k, v, bias, slopes, layout, scale, context)
+    problem = _problem(prepared)
     problem.output, problem.output_strides = output.data_ptr(), Strides.of(output)
-    _call("forward", problem, kept)
-    return _like(given, output)
+    _code().forward(ctypes.byref(problem))
+    return _like(inputs.q, output)
 
 
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.backward`."""
-    given = q, k, v
-    grad, q, k, v = (_prepared(x) for x in (grad, q, k, v))
-    gradients = [torch.zeros_like(x) for x in (q, k, v)]
-    grad_bias = torch.zeros(bias.shape)
-    kept, problem = _problem(q, k, v, bias, slopes, layout, scale, context)
+    prepared, grad = _prepared(inputs), _wide(grad)
+    gradients = [torch.zeros_like(x) for x in prepared[:3]]
+    grad_bias = torch.zeros(inputs.bias.shape)
+    problem = _problem(prepared)
     problem.grad, problem.grad_strides = grad.data_ptr(), Strides.of(grad)
     problem.grad_q, problem.grad_k, problem.grad_v = (x.data_ptr() for x in gradients)
     problem.grad_q_strides, problem.grad_k_strides, problem.grad_v_strides = map(Strides.of, gradients)
     problem.grad_bias = grad_bias.data_ptr()
-    _call("backward", problem, kept)
-    grad_q, grad_k, grad_v = (_like(x, gradient) for x, gradient in zip(given, gradients, strict=True))
+    _code().backward(ctypes.byref(problem))
+    grad_q, grad_k, grad_v = (_like(x, gradient) for x, gradient in zip(inputs[:3], gradients, strict=True))
     return grad_q, grad_k, grad_v, grad_bias
 
 
-def _prepared(x: Tensor) -> Tensor:
+def _code() -> ctypes.CDLL:
+    code = native(SOURCE).code
+    assert code is not None  # else `unsupported` said so
+    return code
+
+
+def _prepared(inputs: Inputs) -> Inputs:
+    """In the types and layouts that cpu.cpp takes; what is so already is not copied."""
+    q, k, v, bias, slopes, layout = inputs[:6]
+    if layout.page_table is not None and layout.key_lengths is not None:
+        pages = torch.arange(layout.page_table.shape[1])
+        used = pages * k.shape[2] < layout.key_lengths[:, None]
+        table = layout.page_table.to(torch.int64).where(used, 0).contiguous()
+        if not (_usable(k) and _usable(v)):
+            # What has to be copied: only the pages in use, of a cache that may hold many others.
+            k, v = (x[table.flatten()] for x in (k, v))
+            table = torch.arange(table.numel()).view_as(table)
+        layout = layout._replace(page_table=table)
+    return inputs._replace(
+        q=_wide(q),
+        k=_wide(k),
+        v=_wide(v),
+        bias=bias.float().contiguous(),
+        slopes=None if slopes is None else slopes.float().contiguous(),
+        layout=layout,
+    )
+
+
+def _usable(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.stride(-1) == 1 and x.shape[-1] % MULTIPLE == 0
+
+
+def _wide(x: Tensor) -> Tensor:
     """In float32, features side by side and a multiple of `MULTIPLE`; where it is so already, the same memory."""
+    if _usable(x):
+        return x
     x = x.float()
     if missing := -x.shape[-1] % MULTIPLE:
         return F.pad(x, (0, missing))
@@ -117,25 +133,20 @@ def _like(given: Tensor, x: Tensor) -> Tensor:
     return result.copy_(x[..., : given.shape[-1]])
 
 
-def _problem(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> tuple[list[Tensor], Problem]:
-    """The structure, and the tensors that it points into, which must live as long."""
-    sequence, bias = _sequences(q, k, layout), bias.float().contiguous()
-    slopes = None if slopes is None else slopes.float().contiguous()
+def _problem(inputs: Inputs) -> Problem:
+    """The structure. It points into the tensors of prepared inputs."""
+    q, k, v, bias, slopes, layout, scale, context = inputs
+    sequence = _sequences(q, k, layout)
     problem = Problem(len(sequence), q.shape[1], k.shape[1], q.shape[3], *context, torch.get_num_threads(), scale)
+    problem.kept = sequence
     problem.sequence, problem.bias = sequence.data_ptr(), bias.data_ptr()
     problem.slopes = None if slopes is None else slopes.data_ptr()
     problem.q, problem.k, problem.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
     problem.q_strides, problem.k_strides, problem.v_strides = Strides.of(q), Strides.of(k), Strides.of(v)
-    return [sequence, bias, *([] if slopes is None else [slopes])], problem
+    if layout.page_table is not None:
+        problem.page_table = layout.page_table.data_ptr()
+        problem.pages, problem.page_size = layout.page_table.shape[1], k.shape[2]
+    return problem
 
 
 def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
@@ -147,7 +158,7 @@ def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
             table[:, column], table[:, column + 1] = cumulative[:-1], cumulative.diff()
     else:
         table = _whole(len(q), q.shape[2], k.shape[2])
-        if all(x is None for x in layout[2:]):
+        if all(x is None for x in layout[2:5]):
             return table
         table = table.clone()
         if layout.query_lengths is not None:
@@ -165,8 +176,3 @@ def _whole(batch: int, queries: int, keys: int) -> Tensor:
     table = torch.zeros(batch, 6, dtype=torch.int64)
     table[:, 0], table[:, 2], table[:, 4] = torch.arange(batch), queries, keys
     return table
-
-
-def _call(function: str, problem: Problem, kept: list[Tensor]) -> None:
-    getattr(native(SOURCE).code, function)(ctypes.byref(problem))
-    del kept  # it lived until here

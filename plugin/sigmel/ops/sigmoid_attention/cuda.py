@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Inputs
 
 LARGEST_HEAD = 256
 FEW = 16  # queries, at most, whose keys are cut in pieces for want of other work
@@ -166,9 +166,24 @@ def _pointers(x, strides, first, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _load(x, strides, first, limit, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, EDGE: tl.constexpr):
+def _paged(x, strides, pages, first, limit, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """As `_pointers`, of rows that lie in pages: `pages` is (the numbers of a sequence's pages, rows a page)."""
+    rows = first + tl.arange(0, BLOCK)
+    page = tl.load(pages[0] + rows // pages[1], mask=rows < limit, other=0).to(tl.int64)
+    x += page[:, None] * strides[0] + (rows % pages[1])[:, None] * strides[2]
+    return x + tl.arange(0, BLOCK_D)[None, :] * strides[3]
+
+
+@triton.jit
+def _load(
+    x, strides, first, limit, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, EDGE: tl.constexpr,
+    pages=None,
+):  # fmt: skip
     """(BLOCK, BLOCK_D) from row `first` on, zero from column D on and, if EDGE, from row `limit` on."""
-    pointers = _pointers(x, strides, first, BLOCK, BLOCK_D)
+    if pages is None:
+        pointers = _pointers(x, strides, first, BLOCK, BLOCK_D)
+    else:
+        pointers = _paged(x, strides, pages, first, limit, BLOCK, BLOCK_D)
     rows = first + tl.arange(0, BLOCK)[:, None]
     columns = tl.arange(0, BLOCK_D)[None, :]
     if EDGE and D < BLOCK_D:
@@ -254,14 +269,14 @@ def _queries_seeing(
 
 @triton.jit
 def _attend(
-    total, query, k, v, k_strides, v_strides, begin, end, keys, p, low, high, numbers,
+    total, query, k, v, k_strides, v_strides, pages, begin, end, keys, p, low, high, numbers,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, LEFT: tl.constexpr, FAST: tl.constexpr,
     EDGE: tl.constexpr,
 ):  # fmt: skip
     """`total` (Q, D) and what the keys from `begin` to `end` give to the queries at p (Q,)."""
     for first in range(begin, end, BLOCK):
-        key = _load(k, k_strides, first, keys, D, BLOCK, BLOCK_D, EDGE)
-        value = _load(v, v_strides, first, keys, D, BLOCK, BLOCK_D, EDGE)
+        key = _load(k, k_strides, first, keys, D, BLOCK, BLOCK_D, EDGE, pages)
+        value = _load(v, v_strides, first, keys, D, BLOCK, BLOCK_D, EDGE, pages)
         at = first + tl.arange(0, BLOCK)
         weight = _weights(query, key, p, at, numbers, FAST)
         if EDGE:
@@ -273,7 +288,7 @@ def _attend(
 @triton.jit(do_not_specialize=_VARYING)
 def _forward(
     q, k, v, bias, slopes, out, q_strides, k_strides, v_strides, bias_strides, out_strides, split_stride,
-    cu_queries, query_lengths, query_rows, cu_keys, key_lengths, key_rows, query_start,
+    cu_queries, query_lengths, query_rows, cu_keys, key_lengths, key_rows, query_start, page_table, page_size,
     sequences, heads, group, splits, scale, chunk, left, right, bucket,
     D: tl.constexpr, BLOCK_D: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, FAST: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -304,21 +319,25 @@ def _forward(
     inner_end = tl.minimum(tl.maximum(inner_end, inner), end)
 
     query = _load(_rows(q, q_strides, batch, head, origin), q_strides, first, count, D, BLOCK_Q, BLOCK_D, True)
+    pages = None
+    if page_table is not None:
+        pages = (page_table + n.to(tl.int64) * (key_rows // page_size), page_size)
+        key_batch = n * 0
     k = _rows(k, k_strides, key_batch, head // group, key_origin)
     v = _rows(v, v_strides, key_batch, head // group, key_origin)
     numbers = _numbers(n, head, sequences, bias, slopes, bias_strides, scale, FAST)
     total = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     if LEFT:
         total = _attend(
-            total, query, k, v, k_strides, v_strides, begin, inner, key_count, p, low, high, numbers,
+            total, query, k, v, k_strides, v_strides, pages, begin, inner, key_count, p, low, high, numbers,
             D, BLOCK_D, BLOCK_K, LEFT, FAST, True,
         )  # fmt: skip
     total = _attend(
-        total, query, k, v, k_strides, v_strides, inner, inner_end, key_count, p, low, high, numbers,
+        total, query, k, v, k_strides, v_strides, pages, inner, inner_end, key_count, p, low, high, numbers,
         D, BLOCK_D, BLOCK_K, LEFT, FAST, False,
     )  # fmt: skip
     total = _attend(
-        total, query, k, v, k_strides, v_strides, inner_end, end, key_count, p, low, high, numbers,
+        total, query, k, v, k_strides, v_strides, pages, inner_end, end, key_count, p, low, high, numbers,
         D, BLOCK_D, BLOCK_K, LEFT, FAST, True,
     )  # fmt: skip
     out = _rows(out + split.to(tl.int64) * split_stride, out_strides, batch, head, origin)
@@ -589,52 +608,36 @@ def unsupported(q: Tensor) -> str:
     return ""
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> Tensor:
+def forward(inputs: Inputs) -> Tensor:
     """As `reference.forward`."""
+    q, cu_queries, sequences = inputs.q, inputs.layout.cu_queries, len(inputs.bias)
     output = torch.empty_like(q)
     if output.numel() == 0:
         return output
-    splits = _splits(q, k, len(bias), layout)
+    splits = _splits(inputs)
     # Pieces are kept in float32 and added in their order.
     pieces = output[None] if splits == 1 else q.new_empty((splits, *q.shape), dtype=torch.float32)
-    shared = _shared(q, k, v, bias, slopes, layout, scale, context)
+    shared = _shared(inputs)
     with torch.cuda.device_of(q):
-        _tuned(_forward, shared)[_grid(layout.cu_queries, q, "BLOCK_Q", len(bias), q.shape[1] * splits)](
+        _tuned(_forward, shared)[_grid(cu_queries, q, "BLOCK_Q", sequences, q.shape[1] * splits)](
             out=pieces,
             out_strides=pieces.stride()[1:],
             split_stride=pieces.stride(0),
             heads=q.shape[1],
             splits=splits,
+            page_table=None if inputs.layout.page_table is None else inputs.layout.page_table.contiguous(),
+            page_size=inputs.k.shape[2],
             **shared,
         )
     return output if splits == 1 else output.copy_(pieces.sum(0))
 
 
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `reference.backward`."""
-    grad_q, grad_k, grad_v, grad_bias = (torch.empty_like(t) for t in (q, k, v, bias))
+    q, k, _, bias, _, layout = inputs[:6]
+    grad_q, grad_k, grad_v, grad_bias = (torch.empty_like(t) for t in inputs[:4])
     sums = q.new_empty(q.shape[:3], dtype=torch.float32)
-    shared = _shared(q, k, v, bias, slopes, layout, scale, context)
-    shared |= {"grad": grad, "grad_strides": grad.stride()}
+    shared = _shared(inputs) | {"grad": grad, "grad_strides": grad.stride()}
     with torch.cuda.device_of(q):
         if q.numel():
             _tuned(_backward_queries, shared)[_grid(layout.cu_queries, q, "BLOCK_Q", len(bias), q.shape[1])](
@@ -659,17 +662,9 @@ def backward(
     return grad_q, grad_k, grad_v, grad_bias
 
 
-def _shared(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> dict[str, Any]:
+def _shared(inputs: Inputs) -> dict[str, Any]:
     """The arguments that the three kernels have in common."""
+    q, k, v, bias, slopes, layout, scale, context = inputs
 
     def vector(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(q.device).contiguous()
@@ -686,15 +681,15 @@ def _shared(
         "v_strides": v.stride(),
         "bias_strides": bias.stride(),
         "query_rows": q.shape[2],
-        "key_rows": k.shape[2],
-        **{name: vector(x) for name, x in layout._asdict().items()},
+        "key_rows": _key_rows(inputs),
+        **{name: vector(x) for name, x in layout._asdict().items() if name != "page_table"},
         "sequences": len(bias),
-        "group": q.shape[1] // k.shape[1],
+        "group": inputs.group,
         "scale": scale,
         "chunk": chunk,
         "left": left,
         "right": right,
-        "bucket": _bucket(q, k, len(bias), layout),
+        "bucket": _bucket(inputs),
         "D": q.shape[3],
         "BLOCK_D": max(16, triton.next_power_of_2(q.shape[3])),
         "LEFT": left >= 0,
@@ -718,25 +713,33 @@ def _grid(
     return grid
 
 
-def _typical(q: Tensor, k: Tensor, sequences: int, layout: Layout) -> tuple[int, int]:
+def _key_rows(inputs: Inputs) -> int:
+    """Keys that a row of a padded batch has room for, or all keys of packed sequences."""
+    table = inputs.layout.page_table
+    return inputs.k.shape[2] * (1 if table is None else table.shape[1])
+
+
+def _typical(inputs: Inputs) -> tuple[int, int]:
     """Queries and keys of a sequence, on the average of packed ones: all that is known without asking the device."""
-    queries = q.shape[2] if layout.cu_queries is None else triton.cdiv(q.shape[2], sequences)
-    keys = k.shape[2] if layout.cu_keys is None else triton.cdiv(k.shape[2], sequences)
-    return queries, keys
+    queries, keys, layout, sequences = inputs.q.shape[2], _key_rows(inputs), inputs.layout, len(inputs.bias)
+    return (
+        queries if layout.cu_queries is None else triton.cdiv(queries, sequences),
+        keys if layout.cu_keys is None else triton.cdiv(keys, sequences),
+    )
 
 
-def _bucket(q: Tensor, k: Tensor, sequences: int, layout: Layout) -> int:
+def _bucket(inputs: Inputs) -> int:
     """0 for few queries, as in decoding, and 1, 2, 3 for short, usual and long sequences: tuned apart."""
-    queries, keys = _typical(q, k, sequences, layout)
+    queries, keys = _typical(inputs)
     return 0 if queries <= FEW else 1 + (keys > 512) + (keys > 4096)
 
 
-def _splits(q: Tensor, k: Tensor, sequences: int, layout: Layout) -> int:
+def _splits(inputs: Inputs) -> int:
     """Into how many pieces to cut the keys, that a few queries keep the device busy with two programs a processor."""
-    queries, keys = _typical(q, k, sequences, layout)
+    queries, keys = _typical(inputs)
     if queries > FEW:
         return 1
-    wanted = 2 * _multiprocessors(q.device) // (sequences * q.shape[1])
+    wanted = 2 * _multiprocessors(inputs.q.device) // (len(inputs.bias) * inputs.q.shape[1])
     return max(1, min(wanted, keys // (64 if INTERPRETED else 256)))
 
 

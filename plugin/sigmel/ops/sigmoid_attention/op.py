@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sigmel.ops.sigmoid_attention import cpu, reference
-from sigmel.ops.sigmoid_attention.reference import Context, Layout
+from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 
 @torch.library.custom_op("sigmel::sigmoid_attention", mutates_args=())
@@ -27,13 +27,14 @@ def _attention(
     query_lengths: Tensor | None,
     key_lengths: Tensor | None,
     query_start: Tensor | None,
+    page_table: Tensor | None,
     scale: float,
     chunk: int,
     left: int,
     right: int,
 ) -> Tensor:
-    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start)
-    return _implementation(q).forward(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
+    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start, page_table)
+    return _implementation(q).forward(Inputs(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right)))
 
 
 @_attention.register_fake
@@ -54,13 +55,15 @@ def _attention_backward(
     query_lengths: Tensor | None,
     key_lengths: Tensor | None,
     query_start: Tensor | None,
+    page_table: Tensor | None,
     scale: float,
     chunk: int,
     left: int,
     right: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start)
-    return _implementation(q).backward(grad, q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
+    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start, page_table)
+    inputs = Inputs(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
+    return _implementation(q).backward(grad, inputs)
 
 
 @_attention_backward.register_fake
@@ -69,13 +72,15 @@ def _(grad, q, k, v, bias, *rest):  # type: ignore[no-untyped-def]
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:10])
-    ctx.numbers = inputs[10:]
+    ctx.save_for_backward(*inputs[:-4])
+    ctx.numbers = inputs[-4:]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    if ctx.saved_tensors[-1] is not None:
+        raise RuntimeError("sigmoid attention over pages has no gradient: call it under torch.no_grad()")
     gradients = torch.ops.sigmel.sigmoid_attention_backward(grad, *ctx.saved_tensors, *ctx.numbers)
-    return *gradients, *[None] * 10
+    return *gradients, *[None] * 11
 
 
 _attention.register_autograd(_backward, setup_context=_save)
@@ -200,6 +205,54 @@ def sigmoid_attention_varlen(
     return _call(q, k, v, scale, bias, alibi_slopes, layout, context)[0].transpose(0, 1)
 
 
+def sigmoid_attention_decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    key_lengths: Tensor,
+    *,
+    page_table: Tensor | None = None,
+    scale: float | None = None,
+    bias: float | Tensor | None = None,
+    left_context: int | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """`sigmoid_attention` of the newest positions of each sequence over a cache of its keys, their own included.
+
+    The query t of Tq stands at position `key_lengths - Tq + t`, and sees itself and what came before. A cache in pages
+    has no gradient.
+
+    Args:
+        q: (B, H, Tq, D).
+        k_cache, v_cache: (B, Hkv, Tmax, D), of which the first `key_lengths` are there; with a page table
+            (pages, Hkv, page size, D).
+        key_lengths: (B,) keys of each sequence, those of the queries included.
+        page_table: (B, n) integers: the key at position p of a sequence is in page `page_table[b, p // page size]`, at
+            `p % page size`. Entries beyond the length are not looked at. Default: None, a contiguous cache.
+        scale, bias, left_context, alibi_slopes: as there; the default of the bias is -ln key_lengths.
+
+    Returns:
+        (B, H, Tq, D).
+
+    Raises:
+        ValueError: as there, or a page that the cache does not have.
+    """
+    _check_shapes(q, k_cache, v_cache, ("q", "k_cache", "v_cache"), 4)
+    batch, heads, queries = q.shape[:3]
+    room = k_cache.shape[2]
+    if page_table is not None:
+        _check_shape("page_table", page_table, (batch, page_table.shape[-1]))
+        room *= page_table.shape[1]
+    elif k_cache.shape[0] != batch:
+        raise ValueError(f"k_cache: batch of {k_cache.shape[0]}, but q has {batch}")
+    _check_lengths("key_lengths", key_lengths, batch, room)
+    if page_table is not None:
+        _check_pages(page_table, key_lengths, k_cache)
+    layout = Layout(None, None, None, key_lengths, key_lengths - queries, page_table)
+    bias = _bias(bias, key_lengths, batch, heads, q)
+    return _call(q, k_cache, v_cache, scale, bias, alibi_slopes, layout, _context(True, None, left_context, None))
+
+
 def _call(
     q: Tensor,
     k: Tensor,
@@ -268,11 +321,24 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, names: tuple[str, str, str], 
         raise ValueError(f"k: {k.shape[heads]} heads do not divide the {q.shape[heads]} of q")
 
 
+def _check_shape(name: str, integers: Tensor, shape: tuple[int, ...]) -> None:
+    if integers.shape != shape or integers.is_floating_point():
+        raise ValueError(f"{name}: {integers.dtype} of shape {tuple(integers.shape)}, expected integers {shape}")
+
+
+def _check_pages(page_table: Tensor, key_lengths: Tensor, cache: Tensor) -> None:
+    if page_table.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    pages, size = cache.shape[0], max(cache.shape[2], 1)
+    used = page_table[torch.arange(page_table.shape[1]) * size < key_lengths.cpu()[:, None]]
+    if used.numel() and (used.min() < 0 or used.max() >= pages):
+        raise ValueError(f"page_table: pages {int(used.min())} to {int(used.max())}, but k_cache has {pages}")
+
+
 def _check_lengths(name: str, lengths: Tensor | None, count: int, limit: int | None) -> None:
     if lengths is None:
         return
-    if lengths.shape != (count,) or lengths.is_floating_point():
-        raise ValueError(f"{name}: {lengths.dtype} of shape {tuple(lengths.shape)}, expected {count} integers")
+    _check_shape(name, lengths, (count,))
     if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return  # a look at the values would wait for the device
     if count and (lengths.min() < 0 or (limit is not None and lengths.max() > limit)):

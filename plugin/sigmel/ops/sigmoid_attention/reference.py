@@ -48,6 +48,8 @@ class Layout(NamedTuple):
         cu_queries, cu_keys: (N + 1,) cumulative lengths of packed sequences; None for a padded batch.
         query_lengths, key_lengths: (N,) of a padded batch; None is all. The output of other queries is zero.
         query_start: (N,) position of each sequence's first query among its keys; None is 0.
+        page_table: (N, pages) where the keys of each sequence lie, whose lengths are then given: each row of k and v
+            holds a page of them. None where row n of k and v holds those of sequence n.
     """
 
     cu_queries: Tensor | None
@@ -55,6 +57,7 @@ class Layout(NamedTuple):
     query_lengths: Tensor | None
     key_lengths: Tensor | None
     query_start: Tensor | None
+    page_table: Tensor | None = None
 
     def sequences(self, q: Tensor, k: Tensor) -> Iterator[tuple[int, slice, slice, int]]:
         """For each sequence: its row, its queries, its keys, and the position of its first query."""
@@ -64,6 +67,34 @@ class Layout(NamedTuple):
             queries = _slice(n, self.cu_queries, self.query_lengths, q)
             keys = _slice(n, self.cu_keys, self.key_lengths, k)
             yield 0 if packed else n, queries, keys, start
+
+
+class Inputs(NamedTuple):
+    """What every form of the op is given.
+
+    Attributes:
+        q: (B, H, Tq, D).
+        k, v: (B, H / group, Tk, D); with a page table (pages, H / group, page size, D).
+        bias: (N, H).
+        slopes: (H,) of ALiBi, or None.
+        layout: where the N sequences are.
+        scale: of the scores.
+        context: which keys a query sees.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor
+    slopes: Tensor | None
+    layout: Layout
+    scale: float
+    context: Context
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key head."""
+        return self.q.shape[1] // self.k.shape[1]
 
 
 def _slice(n: int, cumulative: Tensor | None, lengths: Tensor | None, x: Tensor) -> slice:
@@ -93,77 +124,40 @@ class Part(NamedTuple):
     weight: Tensor
 
 
-def parts(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> Iterator[Part]:
-    """The sequences with their weights; arguments as in `forward`."""
-    group = q.shape[1] // k.shape[1]
+def parts(inputs: Inputs) -> Iterator[Part]:
+    """The sequences with their weights."""
+    q, layout = inputs.q, inputs.layout
+    k, v = (_unpaged(x, layout.page_table) for x in (inputs.k, inputs.v))
     for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
         query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
-        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+        key, value = key.repeat_interleave(inputs.group, 0), value.repeat_interleave(inputs.group, 0)
         position = start + torch.arange(query.shape[1], device=q.device)
         frames = torch.arange(key.shape[1], device=q.device)
-        scores = scale * (query @ key.transpose(1, 2)) + bias[n, :, None, None]
-        if slopes is not None:
-            scores = scores - slopes[:, None, None] * (position[:, None] - frames).abs()
-        weight = torch.where(context.mask(position, frames), torch.sigmoid(scores), 0.0)
+        scores = inputs.scale * (query @ key.transpose(1, 2)) + inputs.bias[n, :, None, None]
+        if inputs.slopes is not None:
+            scores = scores - inputs.slopes[:, None, None] * (position[:, None] - frames).abs()
+        weight = torch.where(inputs.context.mask(position, frames), torch.sigmoid(scores), 0.0)
         yield Part(n, row, queries, keys, query, key, value, weight)
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> Tensor:
-    """The output, shaped and typed as q; see `sigmel.ops.sigmoid_attention`.
-
-    Args:
-        q: (B, H, Tq, D).
-        k, v: (B, H / group, Tk, D).
-        bias: (N, H).
-        slopes: (H,) of ALiBi, or None.
-        layout: where the N sequences are.
-        scale: of the scores.
-        context: which keys a query sees.
-    """
-    output = torch.zeros_like(q)
-    for part in parts(q, k, v, bias, slopes, layout, scale, context):
-        output[part.row, :, part.queries] = (part.weight @ part.value).to(q.dtype)
+def forward(inputs: Inputs) -> Tensor:
+    """The output, shaped and typed as q; see `sigmel.ops.sigmoid_attention`."""
+    output = torch.zeros_like(inputs.q)
+    for part in parts(inputs):
+        output[part.row, :, part.queries] = (part.weight @ part.value).to(output.dtype)
     return output
 
 
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    layout: Layout,
-    scale: float,
-    context: Context,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v and bias, given that of the output."""
-    grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in (q, k, v, bias))
-    group = q.shape[1] // k.shape[1]
-    for part in parts(q, k, v, bias, slopes, layout, scale, context):
+def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v and bias, given that of the output; pages have none."""
+    grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in inputs[:4])
+    scale, group = inputs.scale, inputs.group
+    for part in parts(inputs):
         above, weight = _wide(grad[part.row, :, part.queries]), part.weight
         score = weight * (1 - weight) * (above @ part.value.mT)  # (H, Q, K)
-        grad_q[part.row, :, part.queries] = (scale * (score @ part.key)).to(q.dtype)
+        grad_q[part.row, :, part.queries] = (scale * (score @ part.key)).to(grad_q.dtype)
         for gradient, factor in ((grad_k, scale * (score.mT @ part.query)), (grad_v, weight.mT @ above)):
-            gradient[part.row, :, part.keys] = factor.unflatten(0, (-1, group)).sum(1).to(k.dtype)
+            gradient[part.row, :, part.keys] = factor.unflatten(0, (-1, group)).sum(1).to(grad_k.dtype)
         grad_bias[part.n] = score.sum((1, 2))
     return grad_q, grad_k, grad_v, grad_bias
 
@@ -179,12 +173,14 @@ def dense(
     query_lengths: Tensor | None,
     key_lengths: Tensor | None,
     query_start: Tensor | None,
+    page_table: Tensor | None,
     scale: float,
     chunk: int,
     left: int,
     right: int,
 ) -> Tensor:
     """The op for padded batches in plain operators, all sequences at once: for graphs that must not contain it."""
+    k, v = _unpaged(k, page_table), _unpaged(v, page_table)
     group, frames = q.shape[1] // k.shape[1], torch.arange(k.shape[2], device=q.device)
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     position = torch.arange(q.shape[2], device=q.device).expand(q.shape[0], -1)  # (B, Q)
@@ -201,6 +197,13 @@ def dense(
     if slopes is not None:
         scores = scores - slopes[:, None, None] * (position[..., None] - frames).abs()[:, None]
     return torch.where(seen[:, None], torch.sigmoid(scores), 0.0).to(q.dtype) @ v
+
+
+def _unpaged(x: Tensor, page_table: Tensor | None) -> Tensor:
+    """(pages, H, page size, D) as (N, H, T, D), copied together; what is no page in the table is any page."""
+    if page_table is None:
+        return x
+    return x[page_table.clamp(0, x.shape[0] - 1)].transpose(1, 2).flatten(2, 3)
 
 
 def _wide(x: Tensor) -> Tensor:
