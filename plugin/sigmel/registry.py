@@ -60,8 +60,8 @@ KINDS: dict[str, Contract] = {
     "frontend": Contract({"forward": ("waveforms", "lengths"), "output_size": ()}),
     "attention": Contract(
         {
-            "forward": ("x", "visible", "rotary"),
-            "step": ("x", "state", "mask", "left_context", "rotary"),
+            "forward": ("x", "visible", "table"),
+            "step": ("x", "state", "mask", "left_context", "table"),
             "initial_state": ("batch_size", "left_context"),
         }
     ),

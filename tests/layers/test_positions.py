@@ -1,8 +1,11 @@
 """Rotations depend on distance only; sinusoids are bounded and distinct."""
 
+import itertools
+
+import pytest
 import torch
 
-from sigmel.layers.positions import rotate, sinusoids
+from sigmel.layers.positions import Alibi, Relative, rotate, sinusoids
 
 
 def test_scores_after_rotation_depend_on_distance():
@@ -25,3 +28,29 @@ def test_sinusoids_tell_frames_apart():
     table = sinusoids(torch.arange(500), 16)
     assert table.abs().max() <= 1
     assert torch.pdist(table).min() > 1e-2
+
+
+@pytest.mark.parametrize("past", [0, 1, 4])
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_relative_scores_are_the_papers(past, count):
+    """`(q + u) k + (q + v) W r` (arXiv 1901.02860, section 3.3), pair by pair."""
+    relative = Relative(d_model=12, num_heads=2).double()
+    torch.nn.init.normal_(relative.u)
+    torch.nn.init.normal_(relative.v)
+    q = torch.randn(3, 2, count, 6, dtype=torch.float64)
+    content, scores = relative.scores(q, relative.table(torch.arange(count), past, 12, 2))
+    torch.testing.assert_close(content, q + relative.u[:, None])
+    assert scores.shape == (3, 2, count, past + count)
+    for i, j in itertools.product(range(count), range(past + count)):
+        r = relative.proj(sinusoids(torch.tensor([past + i - j]), 12).double()).view(2, 6)
+        expected = ((q[:, :, i] + relative.v) * r).sum(-1) / 6**0.5
+        torch.testing.assert_close(scores[:, :, i, j], expected)
+
+
+def test_alibi_takes_a_slope_a_frame():
+    alibi = Alibi(d_model=16, num_heads=8)
+    torch.testing.assert_close(alibi.slopes, 2.0 ** -torch.arange(1.0, 9.0))  # the paper's example
+    q = torch.randn(1, 8, 2, 2)
+    same, scores = alibi.scores(q, alibi.table(torch.arange(2), 3, 16, 8))
+    assert same is q
+    torch.testing.assert_close(scores[1], -0.25 * torch.tensor([[3.0, 2, 1, 0, 1], [4, 3, 2, 1, 0]]))

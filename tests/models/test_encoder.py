@@ -14,7 +14,7 @@ TINY = {"input_size": 8, "d_model": 16, "num_layers": 4, "num_heads": 2, "expert
 TINY |= {"conv_kernel": 5, "dropout": 0.0}
 BLOCKS = ["transformer", "conformer"]
 SUBSAMPLINGS = ["stack", "conv"]
-POSITIONS = ["rope", "sinusoidal", "none"]
+POSITIONS = ["rope", "sinusoidal", "alibi", "relative", "none"]
 ROUTINGS = ["dense", "switch", "omni", "path:2"]
 
 
@@ -24,6 +24,8 @@ def build(seed=0, **options):
     for name, parameter in encoder.named_parameters():
         if name.endswith("layer_scale"):
             torch.nn.init.ones_(parameter)  # it begins so small that what it scales would not be tested
+        if name.endswith(("positions.u", "positions.v")):
+            torch.nn.init.normal_(parameter)
     return encoder
 
 

@@ -9,11 +9,12 @@ from sigmel.models.export import export_onnx, export_program
 OPTIONS = [
     {"block": "conformer", "subsampling": "conv", "positions": "rope"},
     {"block": "transformer", "subsampling": "stack", "positions": "sinusoidal", "chunk_size": 1, "left_context": 6},
-    {"block": "conformer", "subsampling": "stack", "positions": "rope", "attention": "sigmoid"},
+    {"block": "conformer", "subsampling": "stack", "positions": "alibi", "attention": "sigmoid"},
+    {"block": "transformer", "subsampling": "stack", "positions": "relative", "attention": "sigmoid"},
 ]
 
 
-@pytest.fixture(params=OPTIONS, ids=["conformer", "causal-transformer", "sigmoid"])
+@pytest.fixture(params=OPTIONS, ids=["conformer", "causal-transformer", "sigmoid-alibi", "sigmoid-relative"])
 def case(request):
     torch.manual_seed(0)
     encoder = OmniRouterEncoder(input_size=8, d_model=16, num_layers=2, num_heads=2, **request.param).eval()

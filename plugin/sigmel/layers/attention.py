@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigmel.layers.masks import Visible
-from sigmel.layers.positions import rotate
+from sigmel.layers.positions import Positions, Relative
 from sigmel.ops import sigmoid_attention
 
 
@@ -28,39 +28,41 @@ class MultiHeadAttention(nn.Module):
     Args:
         d_model: D.
         num_heads: H, which divides D.
+        positions: what it does about where a frame stands.
         keys: how many a frame of a chunked encoder sees; None where it sees its whole utterance, or all that came
             before. Default: None.
     """
 
     needs_left_context = False
 
-    def __init__(self, d_model: int, num_heads: int, keys: int | None = None):
+    def __init__(self, d_model: int, num_heads: int, positions: Positions, keys: int | None = None):
         super().__init__()
         self.num_heads = num_heads
+        self.positions = positions
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """(B, H, T, d) outputs for queries, keys and values (B, H, T, d) of whole utterances."""
-        raise NotImplementedError
+        return self.attend_masked(q, k, v, visible.mask(), table)
 
-    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
         """(B, H, T, d) outputs for queries (B, H, T, d), keys and values (B, H, S, d), mask (B, 1, T, S) bool."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, visible: Visible, rotary: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Visible, table: Tensor | None = None) -> Tensor:
         """Attend within x.
 
         Args:
             x: (B, T, D).
             visible: which frames a frame may see.
-            rotary: angles for `rotate`, or None.
+            table: of `positions`.
         """
-        q, k, v = self._project(x, rotary)
-        return self._merge(self.attend(q, k, v, visible))
+        q, k, v = self._project(x, table)
+        return self._merge(self.attend(q, k, v, visible, table))
 
     def step(
-        self, x: Tensor, state: AttentionState, mask: Tensor, left_context: int | None, rotary: Tensor | None = None
+        self, x: Tensor, state: AttentionState, mask: Tensor, left_context: int | None, table: Tensor | None = None
     ) -> tuple[Tensor, AttentionState]:
         """Attend from the next chunk to itself and to the frames before it.
 
@@ -69,12 +71,12 @@ class MultiHeadAttention(nn.Module):
             state: what came before, L frames.
             mask: (B, 1, T, L + T) bool.
             left_context: frames kept for the next chunk; None keeps all.
-            rotary: angles of this chunk; the keys of the state were turned when they were new.
+            table: of `positions`, for this chunk after L frames.
         """
-        q, k, v = self._project(x, rotary)
+        q, k, v = self._project(x, table)
         k, v = torch.cat([state.keys, k], dim=2), torch.cat([state.values, v], dim=2)
         kept = 0 if left_context is None else k.shape[2] - left_context
-        return self._merge(self.attend_masked(q, k, v, mask)), AttentionState(k[:, :, kept:], v[:, :, kept:])
+        return self._merge(self.attend_masked(q, k, v, mask, table)), AttentionState(k[:, :, kept:], v[:, :, kept:])
 
     def initial_state(self, batch_size: int, left_context: int | None) -> AttentionState:
         """An empty past: zeros that the mask of the first steps hides."""
@@ -83,13 +85,11 @@ class MultiHeadAttention(nn.Module):
         empty = weight.new_zeros(batch_size, self.num_heads, left_context or 0, head)
         return AttentionState(empty, empty)
 
-    def _project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.in_proj(x).unflatten(-1, (3 * self.num_heads, -1))  # (B, T, 3 * H, d)
         q_and_k, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
-        q_and_k = self._normalize(q_and_k)
-        if rotary is not None:
-            q_and_k = rotate(q_and_k, rotary)  # both at once: half as many operations
-        q, k = q_and_k.chunk(2, dim=2)
+        # Both at once: half as many operations.
+        q, k = self.positions.turn(self._normalize(q_and_k), table).chunk(2, dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _normalize(self, q_and_k: Tensor) -> Tensor:
@@ -103,12 +103,11 @@ class MultiHeadAttention(nn.Module):
 class SoftmaxAttention(MultiHeadAttention):
     """Scaled dot-product attention (arXiv 1706.03762), through torch's fused kernels."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
-        return self.attend_masked(q, k, v, visible.mask())
-
-    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """See `MultiHeadAttention`."""
+        q, bias = self.positions.scores(q, table)
+        if bias is not None:
+            mask = torch.where(mask, bias.to(q.dtype), -math.inf)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -120,37 +119,56 @@ class SigmoidAttention(MultiHeadAttention):
     of a head, before they are turned (QK-norm). The output is normalised (hybrid-norm), and scaled by a learned vector
     that begins at 1e-4 (LayerScale).
 
+    The fused op knows everything but relative positions, with which a matrix of weights is made.
+
     Args:
-        d_model, num_heads, keys: see `MultiHeadAttention`.
+        d_model, num_heads, positions, keys: see `MultiHeadAttention`.
     """
 
     needs_left_context = True  # in a chunked encoder: the number of keys must have an end
 
-    def __init__(self, d_model: int, num_heads: int, keys: int | None = None):
-        super().__init__(d_model, num_heads, keys)
+    def __init__(self, d_model: int, num_heads: int, positions: Positions, keys: int | None = None):
+        super().__init__(d_model, num_heads, positions, keys)
         self.keys = keys
         self.q_norm, self.k_norm = nn.LayerNorm(d_model // num_heads), nn.LayerNorm(d_model // num_heads)
         self.output_norm = nn.LayerNorm(d_model)
         self.layer_scale = nn.Parameter(torch.full((d_model,), 1e-4))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
+        if isinstance(self.positions, Relative):
+            return self._attend_dense(q, k, v, visible.mask(), table, self._bias(visible.lengths))
         return sigmoid_attention(
             q,
             k,
             v,
-            bias=None if self.keys is None else -math.log(self.keys),
+            bias=self._bias(visible.lengths),
             chunk_size=visible.chunk_size,
             left_context=visible.left_context,
+            alibi_slopes=self.positions.slopes,
             query_lengths=visible.lengths,
             key_lengths=visible.lengths,
         )
 
-    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
         assert self.keys is not None  # only chunked encoders stream
-        scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 - math.log(self.keys)
-        return torch.where(mask, torch.sigmoid(scores), 0.0) @ v
+        return self._attend_dense(q, k, v, mask, table, -math.log(self.keys))
+
+    def _bias(self, lengths: Tensor) -> float | Tensor:
+        """-ln n of each utterance, (B, 1), or of all."""
+        return -lengths.clamp(min=1).float().log()[:, None] if self.keys is None else -math.log(self.keys)
+
+    def _attend_dense(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None, bias: float | Tensor
+    ) -> Tensor:
+        """With a matrix of weights: for what the op does not know, and the few queries of a step."""
+        q, by_position = self.positions.scores(q, table)
+        scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
+        scores = scores + (bias[..., None, None] if isinstance(bias, Tensor) else bias)
+        if by_position is not None:
+            scores = scores + by_position
+        return torch.where(mask, torch.sigmoid(scores), 0.0).to(v.dtype) @ v
 
     def _normalize(self, q_and_k: Tensor) -> Tensor:
         q, k = q_and_k.chunk(2, dim=2)

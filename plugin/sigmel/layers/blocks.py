@@ -51,7 +51,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, visible: Visible, valid: Tensor, rotary: Tensor | None, router: Router | None
+        self, x: Tensor, visible: Visible, valid: Tensor, table: Tensor | None, router: Router | None
     ) -> tuple[Tensor, RoutingDecision | None]:
         """Transform x (B, T, D).
 
@@ -59,11 +59,11 @@ class TransformerBlock(nn.Module):
             x: frames.
             visible: which keys a query sees.
             valid: (B, T) bool, which frames exist.
-            rotary: angles, or None.
+            table: of the attention's positions.
             router: the router of this layer, or None if it is dense.
         """
         return self._compose(
-            x, lambda u: self.attention(u, visible, rotary), lambda u: self.convolution(u, valid), valid, router
+            x, lambda u: self.attention(u, visible, table), lambda u: self.convolution(u, valid), valid, router
         )
 
     def step(
@@ -73,14 +73,14 @@ class TransformerBlock(nn.Module):
         mask: Tensor,
         valid: Tensor,
         left_context: int | None,
-        rotary: Tensor | None,
+        table: Tensor | None,
         router: Router | None,
     ) -> tuple[Tensor, BlockState]:
         """The next chunk x (B, T, D); the mask (B, 1, T, L + T) covers the L frames of the state too."""
         after = replace(state)
 
         def attend(u: Tensor) -> Tensor:
-            y, after.attention = self.attention.step(u, state.attention, mask, left_context, rotary)
+            y, after.attention = self.attention.step(u, state.attention, mask, left_context, table)
             return y
 
         def convolve(u: Tensor) -> Tensor:

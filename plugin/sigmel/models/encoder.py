@@ -14,7 +14,7 @@ from sigmel.layers.blocks import BlockState, ConformerBlock, TransformerBlock
 from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, attention_mask, valid_frames
-from sigmel.layers.positions import sinusoids
+from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
 from sigmel.layers.routing import (
     Router,
     RoutingDecision,
@@ -23,6 +23,8 @@ from sigmel.layers.routing import (
     parse_expert_layers,
 )
 from sigmel.layers.subsampling import ConvSubsampling, StackSubsampling
+
+POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}
 
 
 class EncoderOutput(NamedTuple):
@@ -76,7 +78,8 @@ class OmniRouterEncoder(nn.Module):
         subsampling: "conv" (stride-2 convolutions) or "stack" (frames side by side). Default: "conv".
         subsampling_factor: feature frames an encoder frame; a power of two for "conv". Default: 4.
         subsampling_channels: channels of "conv". Default: 64.
-        positions: "rope", "sinusoidal" or "none". Default: "rope".
+        positions: "rope", "alibi", "relative" (as in the Conformer's paper), "sinusoidal" (added to the input) or
+            "none". Default: "rope".
         attention: a registered attention: "softmax", or "sigmoid", which needs a left_context where there are chunks.
             Default: "softmax".
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
@@ -129,7 +132,7 @@ class OmniRouterEncoder(nn.Module):
         super().__init__()
         _check_choice("block", block, ("conformer", "transformer"))
         _check_choice("subsampling", subsampling, ("conv", "stack"))
-        _check_choice("positions", positions, ("rope", "sinusoidal", "none"))
+        _check_choice("positions", positions, tuple(POSITIONS))
         sizes = {"input_size": input_size, "d_model": d_model, "num_layers": num_layers, "num_heads": num_heads}
         sizes |= {"subsampling_factor": subsampling_factor, "conv_kernel": conv_kernel}
         for name, size in (sizes | ({} if ff_size is None else {"ff_size": ff_size})).items():
@@ -137,10 +140,10 @@ class OmniRouterEncoder(nn.Module):
                 raise SigmelError(f"{name}: {size} must be at least 1")
         if d_model % num_heads:
             raise SigmelError(f"num_heads: {num_heads} does not divide d_model: {d_model}")
-        if positions != "none" and d_model // num_heads % 2:
-            raise SigmelError(
-                f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; positions need even"
-            )
+        if positions == "rope" and d_model // num_heads % 2:
+            raise SigmelError(f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; rope needs even")
+        if positions in ("relative", "sinusoidal") and d_model % 2:
+            raise SigmelError(f"d_model: {d_model} must be even for positions: {positions}")
         if chunk_size is not None and chunk_size < 1:
             raise SigmelError(f"chunk_size: {chunk_size} must be at least 1, or null for the full context")
         if left_context is not None and (chunk_size is None or left_context < 0):
@@ -182,7 +185,8 @@ class OmniRouterEncoder(nn.Module):
                 feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
             else:
                 feed_forward = FeedForward(d_model, ff_size, activation, dropout)
-            parts = (d_model, attention_class(d_model, num_heads, keys), feed_forward, dropout)
+            attend = attention_class(d_model, num_heads, POSITIONS[positions](d_model, num_heads), keys)
+            parts = (d_model, attend, feed_forward, dropout)
             if block == "transformer":
                 self.blocks.append(TransformerBlock(*parts))
             else:
@@ -217,13 +221,13 @@ class OmniRouterEncoder(nn.Module):
         lengths = self.output_lengths(lengths)
         valid = valid_frames(lengths, x.shape[1])  # (B, T')
         visible = Visible(lengths, x.shape[1], self.chunk_size, self.left_context)
-        x, rotary = self._position(x, torch.arange(x.shape[1], device=x.device))
+        x, table = self._position(x, torch.arange(x.shape[1], device=x.device), past=0)
         x = self.dropout(x)
 
         aux_loss = torch.zeros((), device=x.device)
         routing = []
         for block, router in self._layers():
-            x, decision = block(x, visible, valid, rotary, router)
+            x, decision = block(x, visible, valid, table, router)
             if decision is not None:
                 routing.append(decision)
                 aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
@@ -284,10 +288,10 @@ class OmniRouterEncoder(nn.Module):
         seen = state.frames[:, None] >= past - torch.arange(past, device=x.device)  # (B, past)
         seen = seen[:, None, None].expand(batch, 1, frames, past)
         mask = torch.cat([seen, attention_mask(valid, whole)], dim=-1)  # (B, 1, T, past + T)
-        x, rotary = self._position(x, state.frames[:, None] + torch.arange(frames, device=x.device))
+        x, table = self._position(x, state.frames[:, None] + torch.arange(frames, device=x.device), past)
         blocks = []
         for (block, router), before in zip(self._layers(), state.blocks, strict=True):
-            x, after = block.step(x, before, mask, valid, self.left_context, rotary, router)
+            x, after = block.step(x, before, mask, valid, self.left_context, table, router)
             blocks.append(after)
         return self.final_norm(x) * valid[..., None], EncoderState(state.frames + frames, subsampling, blocks)
 
@@ -299,13 +303,11 @@ class OmniRouterEncoder(nn.Module):
             for block, router in zip(self.blocks, routers, strict=True)
         ]
 
-    def _position(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x with its positions added, and the angles for rotation: of frame numbers (T,) or (B, T)."""
+    def _position(self, x: Tensor, frames: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
+        """x with its positions added, if they are, and the table of the attentions' positions; see there."""
         if self.positions == "sinusoidal":
-            return x + sinusoids(positions, self.d_model).to(x.dtype), None
-        if self.positions == "rope":
-            return x, sinusoids(positions, self.d_model // self.num_heads)
-        return x, None
+            x = x + sinusoids(frames, self.d_model).to(x.dtype)
+        return x, POSITIONS[self.positions].table(frames, past, self.d_model, self.num_heads)
 
 
 def parameter_counts(model: nn.Module) -> ParameterCounts:

@@ -301,7 +301,8 @@ def _bias(bias: float | Tensor | None, keys: Tensor | None, count: int, heads: i
         bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
     elif not isinstance(bias, Tensor):
         bias = torch.full((1, 1), bias, dtype=dtype, device=q.device)
-    elif bias.shape not in ((), (heads,), (count, 1), (count, heads)):
+    # Of as many dimensions only: comparing others would tie a batch size to the number of heads in a traced graph.
+    elif not any(bias.dim() == len(s) and bias.shape == s for s in ((), (heads,), (count, 1), (count, heads))):
         raise ValueError(
             f"bias: shape {tuple(bias.shape)}, expected (), ({heads},), ({count}, 1) or ({count}, {heads})"
         )
