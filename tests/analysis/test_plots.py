@@ -21,8 +21,8 @@ def test_a_tone_stands_at_its_mel_channel():
 
 @pytest.fixture
 def experiment(tmp_path):
-    header = "step,seconds,train_loss,aux_loss,learning_rate,val_loss,val_wer\n"
-    (tmp_path / "metrics.csv").write_text(header + "1,1.0,9.0,0.1,0.001,,\n2,2.0,8.0,0.1,0.002,7.0,0.9\n")
+    header = "step,seconds,train_loss,aux_loss,attention_norm,learning_rate,val_loss,val_wer\n"
+    (tmp_path / "metrics.csv").write_text(header + "1,1.0,9.0,0.1,,0.001,,\n2,2.0,8.0,0.1,1.5,0.002,7.0,0.9\n")
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(8000) / 10, 8000)
     utterance = {"audio_filepath": str(tmp_path / "a.wav"), "text": "one", "frame_seconds": 0.04}
     utterance["experts"] = [[0, 1] * 12, [2] * 24]

@@ -156,6 +156,20 @@ def test_auxiliary_loss_is_weighted_and_summed_over_layers():
     assert build(routing="dense", load_balance_weight=1.0)(*batch([50])).aux_loss == 0
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_attention_norms_are_of_what_attention_adds_to_frames_that_exist(block):
+    encoder, found = build(block=block), []
+    for layer in encoder.blocks:
+        layer.attention.register_forward_hook(lambda module, args, output: found.append(output))
+    features, lengths = batch([50, 30])
+    assert encoder(features, lengths).attention_norms is None
+    found.clear()
+    out = encoder.train()(features, lengths)
+    exists = torch.arange(13) < out.lengths[:, None]
+    torch.testing.assert_close(out.attention_norms, torch.stack([y[exists].norm(dim=-1).mean() for y in found]))
+    assert not out.attention_norms.requires_grad
+
+
 @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"expert_layers": "every:2"}, {"expert_layers": "2x2-2x4"}])
 def test_active_parameters_are_what_a_frame_uses(options):
     encoder = build(**options)

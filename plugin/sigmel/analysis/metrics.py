@@ -15,7 +15,7 @@ import torch
 from sigmel.data.atomic import atomic_path
 from sigmel.models.encoder import ParameterCounts
 
-METRICS = ("step", "seconds", "train_loss", "aux_loss", "learning_rate", "val_loss", "val_wer")
+METRICS = ("step", "seconds", "train_loss", "aux_loss", "attention_norm", "learning_rate", "val_loss", "val_wer")
 
 
 def write_metrics(path: Path, rows: Iterable[Mapping[str, float]]) -> None:

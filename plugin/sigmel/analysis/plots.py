@@ -35,7 +35,7 @@ def log_mel(samples: np.ndarray, sample_rate: int, bins: int = 64) -> np.ndarray
 
 
 def training_curve(metrics: Path) -> Figure:
-    """Plot a ``metrics.csv``: the loss, the word error rate on the development set, the learning rate."""
+    """Plot a ``metrics.csv``: loss, word error rate on the development set, attention norm, learning rate."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -45,8 +45,8 @@ def training_curve(metrics: Path) -> Figure:
         found = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         return [step for step, _ in found], [value for _, value in found]
 
-    figure, (top, bottom) = _pyplot().subplots(
-        2, 1, figsize=(8, 5.5), sharex=True, height_ratios=[3, 1], layout="constrained"
+    figure, (top, middle, bottom) = _pyplot().subplots(
+        3, 1, figsize=(8, 6.5), sharex=True, height_ratios=[3, 1, 1], layout="constrained"
     )
     top.plot(*column("train_loss"), color="tab:blue", label="training loss")
     top.plot(*column("val_loss"), "o-", color="tab:cyan", label="development loss")
@@ -57,9 +57,11 @@ def training_curve(metrics: Path) -> Figure:
     right.set(ylabel="WER (%)", ylim=(0, None))
     handles = [*top.get_lines(), *right.get_lines()]
     top.legend(handles, [str(line.get_label()) for line in handles], loc="upper right")
+    middle.plot(*column("attention_norm"), color="tab:purple")
+    middle.set(ylabel="attention norm", ylim=(0, None))
     bottom.plot(*column("learning_rate"), color="tab:green")
     bottom.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-    for axes in (top, bottom):
+    for axes in (top, middle, bottom):
         axes.grid(alpha=0.3)
     return figure
 

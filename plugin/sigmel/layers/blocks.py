@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,6 +23,20 @@ class BlockState:
 
     attention: AttentionState
     convolution: Tensor
+
+
+class BlockOutput(NamedTuple):
+    """What a block gives for whole utterances.
+
+    Attributes:
+        hidden: (B, T, D).
+        routing: where its frames went, if it has experts.
+        attention_norm: (B, T) in training, the 2-norm of what the attention gave to each frame.
+    """
+
+    hidden: Tensor
+    routing: RoutingDecision | None
+    attention_norm: Tensor | None
 
 
 class TransformerBlock(nn.Module):
@@ -52,7 +67,7 @@ class TransformerBlock(nn.Module):
 
     def forward(
         self, x: Tensor, visible: Visible, valid: Tensor, table: Tensor | None, router: Router | None
-    ) -> tuple[Tensor, RoutingDecision | None]:
+    ) -> BlockOutput:
         """Transform x (B, T, D).
 
         Args:
@@ -87,19 +102,22 @@ class TransformerBlock(nn.Module):
             y, after.convolution = self.convolution.step(u, state.convolution, valid)
             return y
 
-        return self._compose(x, attend, convolve, valid, router)[0], after
+        return self._compose(x, attend, convolve, valid, router).hidden, after
 
     def initial_state(self, batch_size: int, left_context: int | None) -> BlockState:
         """No past."""
         weight = self.feed_forward_norm.weight
         return BlockState(self.attention.initial_state(batch_size, left_context), weight.new_zeros(batch_size, 0))
 
-    def _compose(
-        self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None
-    ) -> tuple[Tensor, RoutingDecision | None]:
+    def _compose(self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None) -> BlockOutput:
         """What the block is made of, offline and streamed alike; a Transformer block has no use for `convolve`."""
-        x = x + self.dropout(attend(self.attention_norm(x)))
-        return self._feed_forward(x, valid, router)
+        x, norm = self._attend(x, attend)
+        return BlockOutput(*self._feed_forward(x, valid, router), norm)
+
+    def _attend(self, x: Tensor, attend: Layer) -> tuple[Tensor, Tensor | None]:
+        y = attend(self.attention_norm(x))
+        norm = y.detach().float().norm(dim=-1) if self.training else None
+        return x + self.dropout(y), norm
 
     def _feed_forward(
         self, x: Tensor, valid: Tensor, router: Router | None, scale: float = 1.0
@@ -146,11 +164,9 @@ class ConformerBlock(TransformerBlock):
             self.attention.initial_state(batch_size, left_context), self.convolution.initial_state(batch_size)
         )
 
-    def _compose(
-        self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None
-    ) -> tuple[Tensor, RoutingDecision | None]:
+    def _compose(self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None) -> BlockOutput:
         x = x + 0.5 * self.dropout(self.first_feed_forward(self.first_feed_forward_norm(x)))
-        x = x + self.dropout(attend(self.attention_norm(x)))
+        x, norm = self._attend(x, attend)
         x = x + self.dropout(convolve(self.convolution_norm(x)))
         x, decision = self._feed_forward(x, valid, router, scale=0.5)
-        return self.final_norm(x), decision
+        return BlockOutput(self.final_norm(x), decision, norm)

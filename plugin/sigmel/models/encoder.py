@@ -35,12 +35,15 @@ class EncoderOutput(NamedTuple):
         lengths: (B,) int64, in encoder frames.
         aux_loss: scalar to add to the training loss, already weighted; 0 for a dense encoder.
         routing: a decision for each layer with experts, first layer first.
+        attention_norms: (L,) in training, for each layer the mean over frames of the 2-norm of what its attention
+            gives; large ones early in training are what sigmoid attention fails by (arXiv 2409.04431). Else None.
     """
 
     hidden: Tensor
     lengths: Tensor
     aux_loss: Tensor
     routing: tuple[RoutingDecision, ...]
+    attention_norms: Tensor | None = None
 
 
 @dataclass
@@ -225,13 +228,16 @@ class OmniRouterEncoder(nn.Module):
         x = self.dropout(x)
 
         aux_loss = torch.zeros((), device=x.device)
-        routing = []
+        routing, norms = [], []
         for block, router in self._layers():
-            x, decision = block(x, visible, valid, table, router)
+            x, decision, norm = block(x, visible, valid, table, router)
             if decision is not None:
                 routing.append(decision)
                 aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
-        return EncoderOutput(self.final_norm(x) * valid[..., None], lengths, aux_loss, tuple(routing))
+            if norm is not None:
+                norms.append((norm * valid).sum() / valid.sum().clamp(min=1))
+        hidden = self.final_norm(x) * valid[..., None]
+        return EncoderOutput(hidden, lengths, aux_loss, tuple(routing), torch.stack(norms) if norms else None)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Encoder frames of so many feature frames: ceil(lengths / subsampling_factor)."""

@@ -54,7 +54,7 @@ def test_from_manifests_to_transcripts(folder):
     facts = json.loads(Path("exp/train.json").read_text())
     assert (facts["steps"], facts["params_total"] > facts["params_active"]) == (6, True)
     header, *rows = Path("exp/metrics.csv").read_text().splitlines()
-    assert header.startswith("step,seconds,train_loss,aux_loss")
+    assert header.startswith("step,seconds,train_loss,aux_loss,attention_norm")
     assert [row.split(",")[0] for row in rows] == ["3", "6"]
     assert len(Path("exp/train.skipped.jsonl").read_text().splitlines()) == 1
     config = yaml.safe_load(Path("exp/espnet/config.yaml").read_text())

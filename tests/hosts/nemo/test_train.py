@@ -65,6 +65,7 @@ def test_a_run_killed_half_way_goes_on_where_it_stopped(config, monkeypatch):
     assert facts["params_total"] > facts["params_active"] > 0
     rows = [line.split(",") for line in (exp / "metrics.csv").read_text().splitlines()]
     assert [row[0] for row in rows] == ["step", "1", "2", "3", "4"]
+    assert all(float(row[rows[0].index("attention_norm")]) > 0 for row in rows[1:])
     seconds = [float(row[1]) for row in rows[1:]]
     assert seconds == sorted(seconds)
     assert not (exp / "checkpoints").exists()

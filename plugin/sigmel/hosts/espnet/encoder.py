@@ -26,8 +26,8 @@ class RegisteredEncoder(AbsEncoder):
 
     Attributes:
         registered: its name in the registry.
-        output: what the encoder returned in the last forward pass, for `SigmelASRModel`, which takes it away: it
-            holds on to the graph.
+        output: what the encoder returned in the last forward pass, hidden frames detached, for `SigmelASRModel`,
+            which takes it away: the loss in it holds on to the graph.
     """
 
     registered: ClassVar[str]
@@ -71,7 +71,8 @@ class RegisteredEncoder(AbsEncoder):
         if infer_mode:
             return self._stream(xs_pad, prev_states, is_final)
         output = self.core(xs_pad[:, : int(ilens.max())], ilens)  # ESPnet wants no frame beyond the longest
-        self.output = output if getattr(output, "routing", ()) else None
+        if isinstance(output, EncoderOutput):
+            self.output = output._replace(hidden=output.hidden.detach())
         return output[0], output[1], None
 
     def _stream(self, features: Tensor, states: Any, is_final: bool) -> tuple[Tensor, Tensor, Any]:

@@ -21,10 +21,12 @@ from sigmel.models.encoder import EncoderOutput
 class SigmelASRModel(ESPnetASRModel):
     """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss.
 
-    The reporter shows `aux_loss` at each step, and in validation what the routers do: `routing_entropy` (nats, mean
-    over layers), `routing_load` (the share of the busiest expert, mean over layers), `routing_overlap` (mean Jaccard
-    overlap of a frame's experts in consecutive layers) and `dead_experts` (how many were not chosen in the batch).
-    With an encoder without experts it is ESPnetASRModel.
+    The reporter shows at each step `aux_loss` and `attention_norm` (mean over layers of the 2-norm of what attention
+    gives to a frame, see `sigmel.models.encoder.EncoderOutput`), and in validation what the routers do:
+    `routing_entropy` (nats, mean over layers), `routing_load` (the share of the busiest expert, mean over layers),
+    `routing_overlap` (mean Jaccard overlap of a frame's experts in consecutive layers) and `dead_experts` (how many
+    were not chosen in the batch).
+    With an encoder without experts its loss is that of ESPnetASRModel.
 
     A checkpoint that lacks or adds parameters is refused (SigmelError).
 
@@ -64,12 +66,15 @@ class SigmelASRModel(ESPnetASRModel):
         if output is None:
             return loss, stats, weight
         self.encoder.output = None
-        stats["aux_loss"] = output.aux_loss.detach()
-        if self.training:
-            loss = loss + output.aux_loss
-            stats["loss"] = loss.detach()
-        else:
-            stats |= routing_figures(output)
+        if output.attention_norms is not None:
+            stats["attention_norm"] = output.attention_norms.mean()
+        if output.routing:
+            stats["aux_loss"] = output.aux_loss.detach()
+            if self.training:
+                loss = loss + output.aux_loss
+                stats["loss"] = loss.detach()
+            else:
+                stats |= routing_figures(output)
         # On several devices ESPnet gathers what is returned here, and can do so with tensors of one dimension only.
         return force_gatherable((loss, stats, weight), loss.device)
 

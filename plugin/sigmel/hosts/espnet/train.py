@@ -80,16 +80,17 @@ def metrics(epochs: dict[int, dict[str, dict[str, Any]]]) -> list[dict[str, floa
         training, validation = epochs[epoch]["train"], epochs[epoch]["valid"]
         step = int(training["total_count"])
         seconds += sum(part["time"].total_seconds() for part in (training, validation))
-        rows.append(
-            {
-                "step": step,
-                "seconds": round(seconds, 1),
-                "train_loss": float(training["loss"]),
-                "aux_loss": float(training.get("aux_loss", 0.0)),
-                "learning_rate": float(training["optim0_lr0"]),
-                "val_loss": float(validation["loss"]),
-            }
-        )
+        row = {
+            "step": step,
+            "seconds": round(seconds, 1),
+            "train_loss": float(training["loss"]),
+            "aux_loss": float(training.get("aux_loss", 0.0)),
+            "learning_rate": float(training["optim0_lr0"]),
+            "val_loss": float(validation["loss"]),
+        }
+        if "attention_norm" in training:
+            row["attention_norm"] = round(float(training["attention_norm"]), 4)
+        rows.append(row)
     return rows
 
 

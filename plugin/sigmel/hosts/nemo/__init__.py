@@ -19,10 +19,18 @@ if _version.split(".")[0] != "3":
         f"sigmel supports nemo_toolkit >=3.0,<4; found {_version}, with which nothing was tested", stacklevel=2
     )
 
-from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, upcycle
+from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, swap_attention, upcycle
 from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
-from sigmel.hosts.nemo.monitor import RoutingMonitor
+from sigmel.hosts.nemo.monitor import AttentionNormMonitor, RoutingMonitor
 
 allow_targets()
 
-__all__ = ["OmniRouterConformerEncoder", "OmniRouterEncoder", "RegisteredEncoder", "RoutingMonitor", "upcycle"]
+__all__ = [
+    "AttentionNormMonitor",
+    "OmniRouterConformerEncoder",
+    "OmniRouterEncoder",
+    "RegisteredEncoder",
+    "RoutingMonitor",
+    "swap_attention",
+    "upcycle",
+]

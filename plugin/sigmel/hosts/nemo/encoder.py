@@ -26,11 +26,11 @@ from torch import Tensor
 from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.cache import Caches, pack, unpack
-from sigmel.hosts.nemo.routed import RoutedEncoderMixin
+from sigmel.hosts.nemo.watched import WatchedEncoderMixin
 from sigmel.models import encoder as core
 
 
-class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncoderMixin):
+class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, WatchedEncoderMixin):
     """Any encoder of sigmel's registry, yours included, where NeMo expects an encoder.
 
     In training an encoder's `aux_loss` (load balancing), already weighted, goes to the model as NeMo's "adapter_loss",
@@ -123,6 +123,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, RoutedEncode
             assert cache_last_channel_len is not None
             return self._stream(features, length, (cache_last_channel, cache_last_time, cache_last_channel_len))
         output = self.core(features, length)
+        self.attention_norms = getattr(output, "attention_norms", None)
         if getattr(output, "routing", ()):
             self.report_routing(output.routing, output.lengths, output.aux_loss)
         return output[0].transpose(1, 2), output[1]

@@ -1,4 +1,4 @@
-"""Routing statistics in the training log."""
+"""Routing statistics and attention norms in the training log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.routed import RoutedEncoderMixin
+from sigmel.hosts.nemo.watched import WatchedEncoderMixin
 
 
 class RoutingMonitor(Callback):
@@ -28,9 +28,7 @@ class RoutingMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the encoder."""
-        encoder = getattr(pl_module, "encoder", None)
-        if not isinstance(encoder, RoutedEncoderMixin):
-            raise SigmelError(f"RoutingMonitor: {type(encoder).__name__} is no encoder of sigmel")
+        _check(self, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch this batch, if it is to be logged."""
@@ -51,3 +49,34 @@ class RoutingMonitor(Callback):
             values[f"routing/layer_{n}/entropy"] = layer["entropy"]
             values[f"routing/layer_{n}/dead_experts"] = float(len(layer["dead_experts"]))
         pl_module.log_dict(values)
+
+
+class AttentionNormMonitor(Callback):
+    """Logs what the attention of each layer adds to a frame, in every `trainer.log_every_n_steps`-th step.
+
+    "attention_norm" is the mean over layers of the 2-norm, "attention_norm/layer_<n>" that of one layer; see
+    `sigmel.models.encoder.EncoderOutput`. Give it to the trainer: `Trainer(callbacks=[AttentionNormMonitor()])`.
+
+    Raises:
+        SigmelError: when training starts, if the model's encoder is not one of sigmel's.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the encoder."""
+        _check(self, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what was seen."""
+        norms = pl_module.encoder.attention_norms
+        if norms is None or trainer.global_step % trainer.log_every_n_steps:
+            return
+        values = {f"attention_norm/layer_{n}": norm for n, norm in enumerate(norms)}
+        pl_module.log_dict({"attention_norm": norms.mean(), **values})
+
+
+def _check(callback: Callback, model: LightningModule) -> None:
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, WatchedEncoderMixin):
+        raise SigmelError(f"{type(callback).__name__}: {type(encoder).__name__} is no encoder of sigmel")

@@ -104,6 +104,7 @@ class Progress(pl.Callback):
             step,
             train_loss=loss,
             aux_loss=sum(float(value) for key, value in logged.items() if key.startswith("adapter_loss")),
+            **attention_norm(pl_module.encoder),
             learning_rate=float(logged["learning_rate"]),
         )
         self._print(trainer, loss)
@@ -134,6 +135,12 @@ class Progress(pl.Callback):
             f"ETA {int(eta // 60)}:{int(eta % 60):02d}",
             end="\r" if sys.stdout.isatty() else "\n",
         )
+
+
+def attention_norm(encoder: torch.nn.Module) -> dict[str, float]:
+    """The column of ``metrics.csv``, if this is an encoder of ours."""
+    norms = getattr(encoder, "attention_norms", None)
+    return {} if norms is None else {"attention_norm": round(float(norms.mean()), 4)}
 
 
 def _say(text: str, end: str) -> None:

@@ -1,4 +1,4 @@
-"""What every encoder with routed experts does in NeMo: hand on its auxiliary loss, and let its routing be watched."""
+"""What sigmel's encoders do in NeMo: hand on their auxiliary loss, and let themselves be watched."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor
 from sigmel.layers.routing import RoutingDecision
 
 
-class RoutedEncoderMixin(AccessMixin):
-    """Mix-in of NeMo encoders with routed experts.
+class WatchedEncoderMixin(AccessMixin):
+    """Mix-in of NeMo encoders.
 
     Attributes:
-        routing_observer: called after each forward pass over whole utterances with the decisions, one a layer, and
-            the (B,) lengths in encoder frames; `RoutingStatistics().update` fits. Default: None.
+        routing_observer: called after each forward pass over whole utterances with the decisions, one a layer with
+            routed experts, and the (B,) lengths in encoder frames; `RoutingStatistics().update` fits. Default: None.
+        attention_norms: (L,) of the last batch in training, see `sigmel.models.encoder.EncoderOutput`.
     """
 
     routing_observer: Callable[[Sequence[RoutingDecision], Tensor], None] | None = None
+    attention_norms: Tensor | None = None
 
     def report_routing(self, routing: Sequence[RoutingDecision], lengths: Tensor, aux_loss: Tensor) -> None:
         """Show the decisions to the observer; in training, hand the loss to the model as NeMo's "adapter_loss".
