@@ -156,6 +156,17 @@ def test_auxiliary_loss_is_weighted_and_summed_over_layers():
     assert build(routing="dense", load_balance_weight=1.0)(*batch([50])).aux_loss == 0
 
 
+def test_a_bias_of_zero_makes_attention_large():
+    """As many keys as there are, each with half a weight: what -ln n is there against."""
+    plain = {"attention": "sigmoid", "block": "transformer", "subsampling": "stack", "subsampling_factor": 1}
+    features, lengths = batch([400])
+    zero, right = (
+        build(attention_options={"stabilize": False, "bias": bias}, **plain).train()(features, lengths).attention_norms
+        for bias in (0.0, None)
+    )
+    assert zero[0] > 20 * right[0]
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_attention_norms_are_of_what_attention_adds_to_frames_that_exist(block):
     encoder, found = build(block=block), []
@@ -221,6 +232,7 @@ def test_bfloat16_trains(routing):
         ({"subsampling_factor": 3}, "subsampling_factor: 3 is no power of two"),
         ({"positions": "learned"}, "positions: 'learned'"),
         ({"attention": "softmaxx"}, "softmax"),
+        ({"attention_options": {"stabilise": True}}, "attention_options: .*'stabilise'"),
         ({"activation": "tanh"}, "activation: 'tanh'"),
         ({"num_heads": 3}, "num_heads: 3 does not divide d_model: 16"),
         ({"num_layers": 0}, "num_layers: 0"),

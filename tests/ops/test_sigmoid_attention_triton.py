@@ -343,6 +343,12 @@ for width in (64, 256) if half else (64,):
         )
         assert compiled.metadata.shared <= 227 * 1024 if capability == 90 else 99 * 1024, (name, width)
         assert ("tanh.approx" in compiled.asm["ptx"]) == (half and cuda.HARDWARE_TANH)
+        if name == "_forward" and width == 64:  # and over pages
+            paged = Inputs(q[0, :, None, :100], q, q, bias, slopes, Layout(None, None, None, cu, cu), 0.1, Context())
+            arguments |= cuda._shared(paged) | {"page_table": cu, "page_size": 16}
+            getattr(cuda, name).warmup(
+                grid=(1,), BLOCK_Q=queries, BLOCK_K=keys, num_warps=warps, num_stages=stages, **arguments
+            )
 """
 
 

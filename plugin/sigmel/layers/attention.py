@@ -123,16 +123,28 @@ class SigmoidAttention(MultiHeadAttention):
 
     Args:
         d_model, num_heads, positions, keys: see `MultiHeadAttention`.
+        bias: of the scores, in place of -ln n. Default: None.
+        stabilize: have QK-norm, hybrid-norm and LayerScale. Default: True.
     """
 
     needs_left_context = True  # in a chunked encoder: the number of keys must have an end
 
-    def __init__(self, d_model: int, num_heads: int, positions: Positions, keys: int | None = None):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        positions: Positions,
+        keys: int | None = None,
+        bias: float | None = None,
+        stabilize: bool = True,
+    ):
         super().__init__(d_model, num_heads, positions, keys)
         self.keys = keys
-        self.q_norm, self.k_norm = nn.LayerNorm(d_model // num_heads), nn.LayerNorm(d_model // num_heads)
-        self.output_norm = nn.LayerNorm(d_model)
-        self.layer_scale = nn.Parameter(torch.full((d_model,), 1e-4))
+        self.bias = bias
+        norm = nn.LayerNorm if stabilize else nn.Identity
+        self.q_norm, self.k_norm = norm(d_model // num_heads), norm(d_model // num_heads)
+        self.output_norm = norm(d_model)
+        self.layer_scale = nn.Parameter(torch.full((d_model,), 1e-4)) if stabilize else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
@@ -152,12 +164,16 @@ class SigmoidAttention(MultiHeadAttention):
 
     def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
-        assert self.keys is not None  # only chunked encoders stream
-        return self._attend_dense(q, k, v, mask, table, -math.log(self.keys))
+        return self._attend_dense(q, k, v, mask, table, self._bias(None))
 
-    def _bias(self, lengths: Tensor) -> float | Tensor:
-        """-ln n of each utterance, (B, 1), or of all."""
-        return -lengths.clamp(min=1).float().log()[:, None] if self.keys is None else -math.log(self.keys)
+    def _bias(self, lengths: Tensor | None) -> float | Tensor:
+        """That of all utterances, or of each, (B, 1)."""
+        if self.bias is not None:
+            return self.bias
+        if self.keys is not None:
+            return -math.log(self.keys)
+        assert lengths is not None  # only chunked encoders stream
+        return -lengths.clamp(min=1).float().log()[:, None]
 
     def _attend_dense(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None, bias: float | Tensor
@@ -175,4 +191,5 @@ class SigmoidAttention(MultiHeadAttention):
         return torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
 
     def _merge(self, heads: Tensor) -> Tensor:
-        return self.layer_scale * self.output_norm(super()._merge(heads))
+        y = self.output_norm(super()._merge(heads))
+        return y if self.layer_scale is None else self.layer_scale * y

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ class OmniRouterEncoder(nn.Module):
             "none". Default: "rope".
         attention: a registered attention: "softmax", or "sigmoid", which needs a left_context where there are chunks.
             Default: "softmax".
+        attention_options: further arguments of that attention, such as {"stabilize": false}. Default: None.
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
         activation: "silu", "relu" or "gelu", of the feed-forwards. Default: "silu".
         dropout: probability. Default: 0.1.
@@ -119,6 +121,7 @@ class OmniRouterEncoder(nn.Module):
         subsampling_channels: int = 64,
         positions: str = "rope",
         attention: str = "softmax",
+        attention_options: Mapping[str, Any] | None = None,
         conv_kernel: int = 15,
         activation: str = "silu",
         dropout: float = 0.1,
@@ -188,7 +191,11 @@ class OmniRouterEncoder(nn.Module):
                 feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
             else:
                 feed_forward = FeedForward(d_model, ff_size, activation, dropout)
-            attend = attention_class(d_model, num_heads, POSITIONS[positions](d_model, num_heads), keys)
+            where = POSITIONS[positions](d_model, num_heads)
+            try:
+                attend = attention_class(d_model, num_heads, where, keys, **(attention_options or {}))
+            except TypeError as error:  # an unknown option
+                raise SigmelError(f"attention_options: {error}") from error
             parts = (d_model, attend, feed_forward, dropout)
             if block == "transformer":
                 self.blocks.append(TransformerBlock(*parts))

@@ -585,7 +585,7 @@ def _tuner(kernel: Any, choices: _Choices) -> Any:
         for queries, keys, warps, stages in choices
     ]
     # The types of the tensors are part of the key without being named.
-    return triton.autotune(configs, ["BLOCK_D", "LEFT", "RIGHT", "bucket"])(kernel)
+    return triton.autotune(configs, ["BLOCK_D", "LEFT", "RIGHT", "bucket"], cache_results=True)(kernel)
 
 
 # From PyTorch.

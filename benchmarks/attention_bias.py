@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""What the bias of sigmoid attention does: 0 against -ln n, without and with the paper's stabilisers.
+
+Trains the tiny recipes' Conformer, without experts, with CTC on a manifest and draws attention norm and loss by step
+(arXiv 2409.04431 draws the same of its models). The systems see the same batches and begin with the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import torch
+from matplotlib import pyplot
+from side_by_side import machine
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from sigmel.data.atomic import atomic_path
+from sigmel.data.audio import read_audio
+from sigmel.data.manifest import Utterance, read_manifest
+from sigmel.features.log_mel import LogMel
+from sigmel.models.encoder import OmniRouterEncoder
+
+SYSTEMS = {
+    "b = 0, bare": {"bias": 0.0, "stabilize": False},
+    "b = -ln n, bare": {"stabilize": False},
+    "b = 0, stabilised": {"bias": 0.0},
+    "b = -ln n, stabilised": {},
+}
+RATE = 16000
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+Curves = dict[str, list[float]]
+
+
+def batches(manifest: Path, words: dict[str, int], steps: int, size: int, seed: int) -> list[Batch]:
+    """So many batches, utterances of about one length together: features, their lengths, targets, their lengths."""
+    utterances = sorted(read_manifest(manifest), key=lambda utterance: utterance.duration)
+    groups = list(itertools.zip_longest(*[iter(utterances)] * size))
+    log_mel, generator = LogMel(RATE).eval(), torch.Generator().manual_seed(seed)
+    chosen = [groups[n] for n in torch.randint(len(groups) - 1, (steps,), generator=generator)]
+    return [batch(manifest.parent, group, words, log_mel) for group in tqdm(chosen, desc="features")]
+
+
+def batch(folder: Path, group: tuple[Utterance, ...], words: dict[str, int], log_mel: LogMel) -> Batch:
+    """One batch."""
+    waves = [torch.from_numpy(read_audio(folder / utterance.audio_filepath, RATE)[0]) for utterance in group]
+    targets = [torch.tensor([words[word] for word in utterance.text.split()]) for utterance in group]
+    padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    features, lengths = log_mel(padded, torch.tensor([len(wave) for wave in waves]))
+    return features, lengths, torch.cat(targets), torch.tensor([len(target) for target in targets])
+
+
+def train(options: dict[str, object], data: list[Batch], words: int, seed: int, name: str) -> Curves:
+    """Attention norm (mean over layers) and loss of each step."""
+    torch.manual_seed(seed)
+    encoder = OmniRouterEncoder(
+        d_model=144,
+        num_layers=4,
+        ff_size=288,
+        subsampling="stack",
+        routing="dense",
+        attention="sigmoid",
+        attention_options=options,
+        dropout=0.0,
+    ).train()
+    head = nn.Linear(144, words + 1)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 200))
+    curves: Curves = {"attention norm": [], "loss": []}
+    for features, lengths, targets, target_lengths in tqdm(data, desc=name):
+        output = encoder(features, lengths)
+        scores = head(output.hidden).log_softmax(-1).transpose(0, 1)
+        loss = F.ctc_loss(scores, targets, output.lengths, target_lengths, zero_infinity=True)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        warmup.step()
+        assert output.attention_norms is not None  # in training
+        curves["attention norm"].append(round(float(output.attention_norms.mean()), 4))
+        curves["loss"].append(round(float(loss.detach()), 4))
+    return curves
+
+
+def draw(found: dict[str, Curves], path: Path) -> None:
+    """Both curves of all systems."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axes, metric in zip(panels, ("attention norm", "loss"), strict=True):
+        for number, (name, curves) in enumerate(found.items()):
+            smooth = torch.tensor(curves[metric]).unfold(0, 10, 1).mean(1)
+            axes.plot(
+                range(10, 10 + len(smooth)), smooth, "--" if "= 0" in name else "-", color=f"C{number}", label=name
+            )
+        axes.set(xlabel="step", ylabel=metric, yscale="log")
+        axes.grid(alpha=0.3)
+    panels[1].legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def main() -> None:
+    """Train, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path, help="of a recipe, such as egs/fsdd/asr1/data/*/train.jsonl")
+    parser.add_argument("--steps", type=int, default=800, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--plot", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--json", type=Path, help="write the curves here too")
+    args = parser.parse_args()
+    known = sorted({word for utterance in read_manifest(args.manifest) for word in utterance.text.split()})
+    words = {word: number for number, word in enumerate(known, start=1)}  # 0 is the blank
+    data = batches(args.manifest, words, args.steps, args.batch_size, args.seed)
+    found = {name: train(options, data, len(words), args.seed, name) for name, options in SYSTEMS.items()}
+    draw(found, args.plot)
+    if args.json is not None:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps({"machine": machine(), "steps": args.steps, "curves": found}) + "\n")
+    for name, curves in found.items():
+        first, last = curves["attention norm"][0], curves["loss"][-1]
+        print(f"{name:22} attention norm of the first step {first:8.2f}, loss of the last {last:.3f}")
+
+
+if __name__ == "__main__":
+    main()
