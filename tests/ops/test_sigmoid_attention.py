@@ -197,6 +197,20 @@ def test_autocast_decides_the_dtype():
     torch.testing.assert_close(output.float(), sigmoid_attention(q, k, v), atol=0.02, rtol=0.02)
 
 
+def test_autocast_knows_a_tensor_that_is_used_again():
+    q, k, v = inputs(key_heads=4, queries=11, dtype=torch.float32)
+
+    def twice():
+        return sigmoid_attention(q, k, v) + sigmoid_attention(v, k, q, causal=True)
+
+    expected = torch.autograd.grad(twice().square().sum(), (q, k, v))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = twice()
+    for ours, theirs in zip(torch.autograd.grad(output.float().square().sum(), (q, k, v)), expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
 # --- The compiled kernel
 
 
@@ -239,20 +253,42 @@ def test_the_kernel_is_the_definition(data):
     assert all(torch.equal(x, y) for x, y in zip(ours, again, strict=True))
 
 
+def plain(inputs, dtype):
+    """Output and gradients by torch's own operators, each rounding to dtype."""
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in inputs[:3])
+    position, keys = torch.arange(q.shape[2]), torch.arange(k.shape[2])
+    scores = q @ k.repeat_interleave(inputs.group, 1).mT * inputs.scale + inputs.bias[..., None, None].to(dtype)
+    if inputs.slopes is not None:
+        scores = scores - (inputs.slopes[:, None, None] * (position[:, None] - keys).abs()).to(dtype)
+    weights = torch.sigmoid(scores).where(inputs.context.mask(position, keys), 0.0).to(dtype)
+    output = weights @ v.repeat_interleave(inputs.group, 1)
+    return output, *torch.autograd.grad(output, (q, k, v), torch.ones_like(output))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_half_precision_by_the_papers_rule(dtype, context):
+@pytest.mark.parametrize("group", [1, 3, 6], ids=["MHA", "GQA", "MQA"])
+@pytest.mark.parametrize(
+    ("queries", "keys", "size"),
+    [
+        (113, 203, 32),
+        (128, 217, 64),
+        (113, 211, 96),
+        (108, 256, 128),
+        (256, 512, 160),
+        (512, 256, 256),
+        (511, 1024, 64),
+    ],
+)
+def test_half_precision_by_the_papers_rule(queries, keys, size, group, dtype):
     """The error against float32 is at most twice that of a plain computation in half precision."""
-    q, k, v = (x.detach().to(dtype) for x in inputs(queries=113, keys=203, size=64, dtype=torch.float32))
-    bias = torch.empty(2, 4).uniform_(-10, 2)
-    exact = reference.forward(Inputs(q.double(), k.double(), v.double(), bias.double(), None, WHOLE, 0.125, context))
-    position, group = torch.arange(113), 2
-    seen = context.mask(position, torch.arange(203))
-    key, value = (x.repeat_interleave(group, 1) for x in (k, v))
-    weights = torch.sigmoid((q @ key.mT * 0.125 + bias[..., None, None].to(dtype)).masked_fill(~seen, -math.inf))
-    plain = weights.to(dtype) @ value
-    error = (cpu.forward(Inputs(q, k, v, bias, None, WHOLE, 0.125, context)).double() - exact).abs().max()
-    assert error <= 2 * (plain.double() - exact).abs().max()
+    q, k, v = (x.detach().to(dtype) for x in inputs(1, 6, 6 // group, queries, keys, size, torch.float32))
+    bias, slopes = torch.empty(1, 6).uniform_(-10, 2), torch.rand(6) / 4 if group == 3 else None
+    context = CONTEXTS[(queries + group) % len(CONTEXTS)]
+    case = Inputs(q, k, v, bias, slopes, WHOLE, size**-0.5, context)
+    ours = [cpu.forward(case), *cpu.backward(torch.ones_like(q), case)[:3]]
+    for mine, exact, rough in zip(ours, plain(case, torch.float32), plain(case, dtype), strict=True):
+        assert mine.dtype == dtype
+        assert (mine.float() - exact).abs().max() <= 2 * (rough.float() - exact).abs().max()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
