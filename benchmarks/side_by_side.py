@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sigmel.analysis.results import environment
 from sigmel.data.atomic import atomic_path
 from sigmel.table import table
 
@@ -71,19 +71,8 @@ def matmul_rate(size: int = 2048) -> float:
 
 
 def machine() -> dict[str, str]:
-    """Where it ran."""
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": str(torch.get_num_threads()),
-        "torch": str(torch.__version__),
-        "system": platform.system(),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    """Where, and with what, it ran."""
+    return environment() | {"threads": str(torch.get_num_threads())}
 
 
 def options(description: str) -> argparse.Namespace:

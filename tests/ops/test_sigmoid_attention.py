@@ -189,6 +189,19 @@ def test_it_compiles_and_exports_without_a_break():
     torch.testing.assert_close(torch.export.export(Attend(), tensors).module()(*tensors), expected)
 
 
+def test_packed_sequences_and_caches_compile_without_a_break():
+    def attend(q, k, v, cu, lengths, table):
+        packed = sigmoid_attention_varlen(q, q, q, cu, cu, causal=True)
+        cache = sigmoid_attention_decode(k[:, :, :2], k, v, lengths)
+        return packed, cache, sigmoid_attention_decode(k[:, :, :2], k, v, lengths, page_table=table)
+
+    q, k, v = torch.randn(9, 2, 16), *(x.detach() for x in inputs(heads=2, dtype=torch.float32)[1:])
+    tensors = q, k, v, torch.tensor([0, 4, 9]), torch.tensor([11, 6]), torch.tensor([[1], [0]])
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")(*tensors)
+    for ours, expected in zip(compiled, attend(*tensors), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_autocast_decides_the_dtype():
     q, k, v = inputs(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
