@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention as renamed
+from torch.utils.checkpoint import checkpoint
 
 import sigmel
 from sigmel.layers import torch_attention
@@ -125,6 +126,7 @@ def test_half_precision_and_autocast():
             torch.testing.assert_close(output.float(), expected, atol=0.03, rtol=0.03)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_refused():
     nested = torch.nested.nested_tensor([torch.randn(4, 3, 8), torch.randn(4, 5, 8)])
     with pytest.raises(ValueError, match="query: sigmoid attention takes padded tensors"):
@@ -201,7 +203,6 @@ def test_float_masks_a_mask_for_each_head_and_the_causal_hint():
     module, x = patched_attention(), torch.randn(2, 7, 16)
     added = torch.randn(2, 4, 7, 7)
     close(module(x, x, x, attn_mask=added.flatten(0, 1))[0], multi_head(module, x, x, x, added=added)[0])
-    expected = multi_head(module, x, x, x, CAUSAL)[0]
     for options in ({}, {"need_weights": False}, {"need_weights": False, "key_padding_mask": ~PREFIX}):
         seen = CAUSAL & PREFIX[:, None, None] if "key_padding_mask" in options else CAUSAL
         expected = multi_head(module, x, x, x, seen)[0]
@@ -292,7 +293,9 @@ class CausalSelfAttention(nn.Module):
         self.c_attn, self.c_proj = nn.Linear(size, 3 * size), nn.Linear(size, size)
 
     def forward(self, x):
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in self.c_attn(x).chunk(3, dim=2))
+        batch, frames, size = x.shape
+        shape = batch, frames, self.heads, size // self.heads
+        q, k, v = (y.view(shape).transpose(1, 2) for y in self.c_attn(x).split(size, dim=2))
         if self.flash:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=None, dropout_p=0, is_causal=True)
         else:
@@ -457,6 +460,26 @@ def test_a_forward_that_was_set_on_the_module_is_left_alone():
     report = sigmel.patch_attention(model)
     assert report.replaced == ["1"]
     assert "set on the module itself" in report.left_alone["0"]
+
+
+class CheckpointedAttention(CausalSelfAttention):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=True)
+
+
+def test_an_attention_that_is_computed_again_in_the_backward_pass_is_left_alone():
+    model = nn.Sequential(CausalSelfAttention(), CheckpointedAttention())
+    report = sigmel.patch_attention(model)
+    assert report.replaced == ["0"]
+    assert "its forward calls a checkpoint" in report.left_alone["1"]
+
+
+def test_a_checkpoint_around_an_attention_does_no_harm():
+    model, x = CausalSelfAttention(), torch.randn(2, 7, 16, requires_grad=True)
+    sigmel.patch_attention(model)
+    (expected,) = torch.autograd.grad(model(x).square().sum(), x)
+    checkpoint(model, x, use_reentrant=True).square().sum().backward()
+    close(x.grad, expected)
 
 
 def test_a_model_without_attention_is_an_error():
