@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
 
 from sigmel.ops import native, sigmoid_attention, sigmoid_attention_decode, sigmoid_attention_varlen
 from sigmel.ops.sigmoid_attention import cpu, reference
@@ -222,6 +223,14 @@ def test_autocast_knows_a_tensor_that_is_used_again():
     for ours, theirs in zip(torch.autograd.grad(output.float().square().sum(), (q, k, v)), expected, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_under_a_checkpoint():
+    tensors = inputs(dtype=torch.float32)
+    plain = torch.autograd.grad(sigmoid_attention(*tensors).square().sum(), tensors)
+    output = checkpoint(sigmoid_attention, *tensors, use_reentrant=False)
+    for ours, expected in zip(torch.autograd.grad(output.square().sum(), tensors), plain, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 # --- The compiled kernel

@@ -77,9 +77,10 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    if ctx.saved_tensors[-1] is not None:
+    saved = ctx.saved_tensors  # once: a checkpoint computes them when it is asked
+    if saved[-1] is not None:
         raise RuntimeError("sigmoid attention over pages has no gradient: call it under torch.no_grad()")
-    gradients = torch.ops.sigmel.sigmoid_attention_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    gradients = torch.ops.sigmel.sigmoid_attention_backward(grad, *saved, *ctx.numbers)
     return *gradients, *[None] * 11
 
 
