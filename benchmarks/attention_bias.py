@@ -25,9 +25,10 @@ from sigmel.data.manifest import Utterance, read_manifest
 from sigmel.features.log_mel import LogMel
 from sigmel.models.encoder import OmniRouterEncoder
 
-SYSTEMS = {
-    "b = 0, bare": {"bias": 0.0, "stabilize": False},
-    "b = -ln n, bare": {"stabilize": False},
+BARE: dict[str, object] = {"qk_norm": False, "hybrid_norm": False, "layer_scale": None}
+SYSTEMS: dict[str, dict[str, object]] = {
+    "b = 0, bare": BARE | {"bias": 0.0},
+    "b = -ln n, bare": BARE,
     "b = 0, stabilised": {"bias": 0.0},
     "b = -ln n, stabilised": {},
 }

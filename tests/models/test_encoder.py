@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.errors import SigmelError
+from sigmel.layers.masks import Visible
 from sigmel.models.encoder import OmniRouterEncoder
 
 TINY = {"input_size": 8, "d_model": 16, "num_layers": 4, "num_heads": 2, "experts": 3, "subsampling_channels": 4}
@@ -159,12 +160,32 @@ def test_auxiliary_loss_is_weighted_and_summed_over_layers():
 def test_a_bias_of_zero_makes_attention_large():
     """As many keys as there are, each with half a weight: what -ln n is there against."""
     plain = {"attention": "sigmoid", "block": "transformer", "subsampling": "stack", "subsampling_factor": 1}
+    bare = {"qk_norm": False, "hybrid_norm": False, "layer_scale": None}
     features, lengths = batch([400])
     zero, right = (
-        build(attention_options={"stabilize": False, "bias": bias}, **plain).train()(features, lengths).attention_norms
+        build(attention_options=bare | {"bias": bias}, **plain).train()(features, lengths).attention_norms
         for bias in (0.0, None)
     )
     assert zero[0] > 20 * right[0]
+
+
+@torch.no_grad()
+def test_softmax_takes_the_stabilisers_too():
+    names = {name.split("attention.")[1] for name in build(attention="sigmoid").state_dict() if ".attention." in name}
+    stabilisers = {"qk_norm": True, "hybrid_norm": True, "layer_scale": 0.5}
+    encoder = build(attention_options=stabilisers)
+    assert {name.split("attention.")[1] for name in encoder.state_dict() if ".attention." in name} == names
+    attention, x = encoder.blocks[0].attention, torch.randn(2, 5, 16)
+    torch.nn.init.constant_(attention.layer_scale, 0.5)
+    visible = Visible(torch.tensor([5, 5]), 5, None, None)
+    y = attention(x, visible, attention.positions.table(torch.arange(5), 0, 16, 2))
+    torch.testing.assert_close(y.std(-1, correction=0), torch.full((2, 5), 0.5), atol=1e-3, rtol=0)
+    attention.in_proj.weight[:32] *= 100  # queries and keys
+    attention.in_proj.bias.zero_()
+    once = attention(x, visible, attention.positions.table(torch.arange(5), 0, 16, 2))
+    attention.in_proj.weight[:32] *= 100
+    twice = attention(x, visible, attention.positions.table(torch.arange(5), 0, 16, 2))
+    torch.testing.assert_close(once, twice, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -232,7 +253,7 @@ def test_bfloat16_trains(routing):
         ({"subsampling_factor": 3}, "subsampling_factor: 3 is no power of two"),
         ({"positions": "learned"}, "positions: 'learned'"),
         ({"attention": "softmaxx"}, "softmax"),
-        ({"attention_options": {"stabilise": True}}, "attention_options: .*'stabilise'"),
+        ({"attention_options": {"qknorm": True}}, "attention_options: .*'qknorm'"),
         ({"activation": "tanh"}, "activation: 'tanh'"),
         ({"num_heads": 3}, "num_heads: 3 does not divide d_model: 16"),
         ({"num_layers": 0}, "num_layers: 0"),

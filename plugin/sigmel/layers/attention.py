@@ -31,16 +31,34 @@ class MultiHeadAttention(nn.Module):
         positions: what it does about where a frame stands.
         keys: how many a frame of a chunked encoder sees; None where it sees its whole utterance, or all that came
             before. Default: None.
+        qk_norm: normalise queries and keys over the features of a head, before they are turned. Default: False.
+        hybrid_norm: normalise the output. Default: False.
+        layer_scale: what a learned vector that scales the output begins at (LayerScale, arXiv 2103.17239); None for no
+            such vector. Default: None.
     """
 
     needs_left_context = False
 
-    def __init__(self, d_model: int, num_heads: int, positions: Positions, keys: int | None = None):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        positions: Positions,
+        keys: int | None = None,
+        qk_norm: bool = False,
+        hybrid_norm: bool = False,
+        layer_scale: float | None = None,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.positions = positions
+        self.keys = keys
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
+        self.q_norm = nn.LayerNorm(d_model // num_heads) if qk_norm else None
+        self.k_norm = nn.LayerNorm(d_model // num_heads) if qk_norm else None
+        self.output_norm = nn.LayerNorm(d_model) if hybrid_norm else None
+        self.layer_scale = None if layer_scale is None else nn.Parameter(torch.full((d_model,), layer_scale))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """(B, H, T, d) outputs for queries, keys and values (B, H, T, d) of whole utterances."""
@@ -93,11 +111,17 @@ class MultiHeadAttention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _normalize(self, q_and_k: Tensor) -> Tensor:
-        """What is done to queries and keys (B, T, 2 * H, d) before they are turned; nothing here."""
-        return q_and_k
+        """Queries and keys (B, T, 2 * H, d)."""
+        if self.q_norm is None or self.k_norm is None:
+            return q_and_k
+        q, k = q_and_k.chunk(2, dim=2)
+        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
 
     def _merge(self, heads: Tensor) -> Tensor:
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
+        y = self.out_proj(heads.transpose(1, 2).flatten(2))
+        if self.output_norm is not None:
+            y = self.output_norm(y)
+        return y if self.layer_scale is None else self.layer_scale * y
 
 
 class SoftmaxAttention(MultiHeadAttention):
@@ -115,16 +139,14 @@ class SigmoidAttention(MultiHeadAttention):
     """Attention whose weights are sigmoids (arXiv 2409.04431), with what the paper stabilises it by.
 
     The bias of the scores is -ln n for n keys: of an utterance, its length; in a chunked encoder, the keys that a
-    frame sees (`keys`), so that streamed and whole utterances agree. Queries and keys are normalised over the features
-    of a head, before they are turned (QK-norm). The output is normalised (hybrid-norm), and scaled by a learned vector
-    that begins at 1e-4 (LayerScale).
+    frame sees (`keys`), so that streamed and whole utterances agree.
 
     The fused op knows everything but relative positions, with which a matrix of weights is made.
 
     Args:
         d_model, num_heads, positions, keys: see `MultiHeadAttention`.
+        qk_norm, hybrid_norm, layer_scale: see there. Default: True, True, 1e-4.
         bias: of the scores, in place of -ln n. Default: None.
-        stabilize: have QK-norm, hybrid-norm and LayerScale. Default: True.
     """
 
     needs_left_context = True  # in a chunked encoder: the number of keys must have an end
@@ -135,16 +157,13 @@ class SigmoidAttention(MultiHeadAttention):
         num_heads: int,
         positions: Positions,
         keys: int | None = None,
+        qk_norm: bool = True,
+        hybrid_norm: bool = True,
+        layer_scale: float | None = 1e-4,
         bias: float | None = None,
-        stabilize: bool = True,
     ):
-        super().__init__(d_model, num_heads, positions, keys)
-        self.keys = keys
+        super().__init__(d_model, num_heads, positions, keys, qk_norm, hybrid_norm, layer_scale)
         self.bias = bias
-        norm = nn.LayerNorm if stabilize else nn.Identity
-        self.q_norm, self.k_norm = norm(d_model // num_heads), norm(d_model // num_heads)
-        self.output_norm = norm(d_model)
-        self.layer_scale = nn.Parameter(torch.full((d_model,), 1e-4)) if stabilize else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
@@ -185,11 +204,3 @@ class SigmoidAttention(MultiHeadAttention):
         if by_position is not None:
             scores = scores + by_position
         return torch.where(mask, torch.sigmoid(scores), 0.0).to(v.dtype) @ v
-
-    def _normalize(self, q_and_k: Tensor) -> Tensor:
-        q, k = q_and_k.chunk(2, dim=2)
-        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
-
-    def _merge(self, heads: Tensor) -> Tensor:
-        y = self.output_norm(super()._merge(heads))
-        return y if self.layer_scale is None else self.layer_scale * y

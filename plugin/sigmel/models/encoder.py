@@ -86,7 +86,7 @@ class OmniRouterEncoder(nn.Module):
             "none". Default: "rope".
         attention: a registered attention: "softmax", or "sigmoid", which needs a left_context where there are chunks.
             Default: "softmax".
-        attention_options: further arguments of that attention, such as {"stabilize": false}. Default: None.
+        attention_options: further arguments of that attention, such as {"qk_norm": true}. Default: None.
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
         activation: "silu", "relu" or "gelu", of the feed-forwards. Default: "silu".
         dropout: probability. Default: 0.1.
