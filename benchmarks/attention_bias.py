@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from matplotlib import pyplot
@@ -121,9 +122,10 @@ def main() -> None:
     if args.json is not None:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps({"machine": machine(), "steps": args.steps, "curves": found}) + "\n")
+    print("| System | Attention norm of the first step | Loss, mean of the last 100 steps |")
     for name, curves in found.items():
-        first, last = curves["attention norm"][0], curves["loss"][-1]
-        print(f"{name:22} attention norm of the first step {first:8.2f}, loss of the last {last:.3f}")
+        first, last = curves["attention norm"][0], fmean(curves["loss"][-100:])
+        print(f"| {name} | {first:.2f} | {last:.2f} |")
 
 
 if __name__ == "__main__":

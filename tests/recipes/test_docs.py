@@ -2,10 +2,19 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_table_of_the_bias_is_what_the_benchmark_wrote():
+    text = (DOCS / "sigmoid_attention.md").read_text()
+    curves = json.loads((DOCS / "results/attention_bias.json").read_text())["curves"]
+    assert len(curves) == 4
+    for name, curve in curves.items():
+        assert f"| {name} | {curve['attention norm'][0]:.2f} | {fmean(curve['loss'][-100:]):.2f} |" in text
 
 
 @pytest.mark.parametrize(
