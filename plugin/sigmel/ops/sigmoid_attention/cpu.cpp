@@ -357,8 +357,10 @@ void run_few(const Problem& problem, const Task& task, const Weighing& weighing,
         float parts[LANES * LANES], columns[LANES * LANES];
         for (int64_t i = 0; i < LANES; i++) {
           Vector sum{};
-          for (int64_t j = 0; j < size && first + i < keys; j += LANES)
+          for (int64_t j = 0; j < size && first + i < keys; j += LANES) {
             sum += load(k + (first + i) * size + j) * load(q + n * q_time + j);
+            __builtin_prefetch(v + (first + i) * size + j);  // one query waits for memory, not for arithmetic
+          }
           store(parts + i * LANES, sum);
         }
         transpose_square(parts, LANES, columns, LANES);
