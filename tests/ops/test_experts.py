@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.ops import expert_mlp
+from sigmel.ops.experts import cpu, reference
 from sigmel.ops.experts.reference import ACTIVATIONS, every_expert
 
 
@@ -64,10 +65,13 @@ def test_every_expert_gives_the_same_output():
     torch.testing.assert_close(every_expert(*arguments, "gelu")[0], expert_mlp(*arguments, "gelu"))
 
 
-def test_opcheck():
-    x, experts, gates, *weights = make(6, 4, 8, 3, 1, dtype=torch.float32, drop=0.2)
+@pytest.mark.parametrize("size", [4, 16], ids=["definition", "kernel"])
+def test_opcheck(size, monkeypatch):
+    room = cpu.kept  # of which what is not used may hold anything
+    monkeypatch.setattr(cpu, "kept", lambda *arguments: room(*arguments).zero_())
+    x, experts, gates, *weights = make(6, size, 16, 3, 1, dtype=torch.float32, drop=0.2)
     tensors = [t.requires_grad_() for t in (x, gates, *weights)]
-    torch.library.opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu"))
+    torch.library.opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu", True))
 
 
 def test_autocast_takes_its_dtype_and_stays_close():
@@ -82,3 +86,56 @@ def test_autocast_takes_its_dtype_and_stays_close():
 def test_unknown_activation_is_named():
     with pytest.raises(ValueError, match="activation: 'swish' is none of relu, gelu, silu"):
         expert_mlp(*make(2, 3, 4, 2, 1), "swish")
+
+
+# --- The compiled kernel
+
+
+def test_the_kernel_is_there():
+    """Else the tests below would compare the definition with itself."""
+    assert cpu.serves(torch.zeros(1, 16), torch.zeros(2, 16, 16))
+    assert not cpu.serves(torch.zeros(1, 16).double(), torch.zeros(2, 16, 16).double())
+    assert not cpu.serves(torch.zeros(1, 24), torch.zeros(2, 16, 24))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_the_kernel_is_the_definition(data):
+    draw = data.draw
+    n, e, k = draw(st.sampled_from([0, 1, 3, 20, 49, 300])), draw(st.integers(2, 6)), draw(st.integers(1, 2))
+    d, f = draw(st.sampled_from([16, 80, 144])), draw(st.sampled_from([16, 96, 336]))
+    drop, activation = draw(st.sampled_from([0.0, 0.3, 1.0])), draw(st.sampled_from(sorted(ACTIVATIONS)))
+    case = make(n, d, f, e, k, torch.float32, draw(st.integers(0, 1000)), drop)
+    if draw(st.booleans()):
+        case[1][:] = torch.where(case[1] < 0, -1, draw(st.integers(0, e - 1)))  # all on one expert
+    case = *case[:3], case[3] * d**-0.5, case[4], case[5] * f**-0.5, case[6]
+    wide = [x.double() if x.is_floating_point() else x for x in case]
+    output, kept = cpu.forward(*case, activation, keep=True)
+    expected, hidden = reference.forward(*wide, activation, keep=True)
+    torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(cpu.forward(*case, activation, keep=False)[0], output, atol=2e-5, rtol=2e-5)
+    grad = torch.randn_like(output)
+    ours = cpu.backward(grad, kept, *case, activation)
+    for mine, definition in zip(ours, reference.backward(grad.double(), hidden, *wide, activation), strict=True):
+        torch.testing.assert_close(mine.double(), definition, atol=1e-4, rtol=1e-4)
+    again = cpu.backward(grad, kept, *case, activation)
+    assert all(torch.equal(x, y) for x, y in zip(ours, again, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n", [2, 40])
+def test_what_is_not_finite_stays_with_its_frame(n, value):
+    case = make(n, 16, 32, 2, 1, torch.float32)
+    case[0][1, 3] = value
+    output = cpu.forward(*case, "silu", keep=False)[0]
+    assert not output[1].isfinite().all()
+    assert output[torch.arange(n) != 1].isfinite().all()
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_large_scores_do_not_overflow(activation):
+    x = torch.tensor([[-1e4], [-200.0], [200.0], [1e4]]).repeat(1, 16) / 16
+    w1, w2 = torch.ones(2, 16, 16), torch.eye(16).expand(2, 16, 16).contiguous()
+    case = x, torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1), w1, torch.zeros(2, 16), w2, torch.zeros(2, 16)
+    expected = ACTIVATIONS[activation](x.sum(1, keepdim=True)).expand(4, 16)
+    torch.testing.assert_close(cpu.forward(*case, activation, keep=True)[0], expected, atol=1e-4, rtol=1e-5)

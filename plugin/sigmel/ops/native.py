@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+HEADERS = Path(__file__).parent  # what our sources have in common
 COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", "-Wno-psabi"]
 
 
@@ -31,8 +32,8 @@ class Native(NamedTuple):
 def native(source: Path) -> Native:
     """The compiled form of a C++ file.
 
-    It is kept in ``$XDG_CACHE_HOME/sigmel`` (``~/.cache/sigmel``), one for each source, compiler and processor. The
-    compiler is ``$CXX``, or the first of c++, g++ and clang++.
+    It is kept in ``$XDG_CACHE_HOME/sigmel`` (``~/.cache/sigmel``), one for each source (with the headers of this
+    folder), compiler and processor. The compiler is ``$CXX``, or the first of c++, g++ and clang++.
     """
     try:
         return Native(_load(source), "")
@@ -46,7 +47,8 @@ def _load(source: Path) -> ctypes.CDLL:
     if compiler is None:
         raise FileNotFoundError("no C++ compiler was found; install one, or set CXX")
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    facts = (source.read_text(), version, _processor(), *COMPILE)
+    texts = [path.read_text() for path in (source, *sorted(HEADERS.glob("*.h")))]
+    facts = (*texts, version, _processor(), *COMPILE)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigmel"
     target = folder / f"{source.parent.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     if not target.exists():
@@ -61,7 +63,7 @@ def _load(source: Path) -> ctypes.CDLL:
 
 
 def _compile(compiler: str, source: Path, target: Path) -> None:
-    command = [compiler, *COMPILE, "-c", str(source), "-o", str(target)]
+    command = [compiler, *COMPILE, f"-I{HEADERS}", "-c", str(source), "-o", str(target)]
     try:
         _run([*command, "-fopenmp"])
     except subprocess.CalledProcessError:

@@ -5,25 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sigmel.ops.experts import reference
+from sigmel.ops.experts import cpu, reference
 
 
 @torch.library.custom_op("sigmel::expert_mlp", mutates_args=())
 def _expert_mlp(
-    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    return reference.sorted_experts(x, experts, gates, w1, b1, w2, b2, activation)
+    module = cpu if cpu.serves(x, w1) else reference
+    return module.forward(x, experts, gates, w1, b1, w2, b2, activation, keep)
 
 
 @_expert_mlp.register_fake
-def _(x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x), x.new_empty(x.shape[0] * experts.shape[1], w1.shape[1])
+def _(x, experts, gates, w1, b1, w2, b2, activation, keep):  # type: ignore[no-untyped-def]
+    module = cpu if cpu.serves(x, w1) else reference
+    return torch.empty_like(x), module.kept(x, experts, w1) if keep else x.new_empty(0)
 
 
 @torch.library.custom_op("sigmel::expert_mlp_backward", mutates_args=())
 def _expert_mlp_backward(
     grad: Tensor,
-    hidden: Tensor,
+    before: Tensor,
     x: Tensor,
     experts: Tensor,
     gates: Tensor,
@@ -33,23 +43,24 @@ def _expert_mlp_backward(
     b2: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return reference.sorted_experts_backward(grad, hidden, x, experts, gates, w1, b1, w2, b2, activation)
+    module = cpu if cpu.serves(x, w1) else reference
+    return module.backward(grad, before, x, experts, gates, w1, b1, w2, b2, activation)
 
 
 @_expert_mlp_backward.register_fake
-def _(grad, hidden, x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
+def _(grad, before, x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
     return tuple(torch.empty_like(t) for t in (x, gates, w1, b1, w2, b2))
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, ctx.activation = inputs
+    *tensors, ctx.activation, _ = inputs
     ctx.save_for_backward(output[1], *tensors)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
     grad_x, *grads = torch.ops.sigmel.expert_mlp_backward(grad.contiguous(), *ctx.saved_tensors, ctx.activation)
-    return grad_x, None, *grads, None
+    return grad_x, None, *grads, None, None
 
 
 _expert_mlp.register_autograd(_backward, setup_context=_save)
@@ -91,4 +102,5 @@ def expert_mlp(
         x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
     # TorchScript's tracer, which NeMo exports with, has no name for our op.
     run = reference.every_expert if torch.jit.is_tracing() else torch.ops.sigmel.expert_mlp
-    return run(x, experts, gates, w1, b1, w2, b2, activation)[0]
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, gates, w1, b1, w2, b2))
+    return run(x, experts, gates, w1, b1, w2, b2, activation, keep)[0]

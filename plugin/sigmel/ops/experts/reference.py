@@ -64,8 +64,21 @@ class Groups:
         return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1)
 
 
-def sorted_experts(
-    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
+def kept(x: Tensor, experts: Tensor, w1: Tensor) -> Tensor:
+    """Room for what the backward pass needs."""
+    return x.new_empty(experts.shape[0] * experts.shape[1], w1.shape[1])
+
+
+def forward(
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Run each expert once, over the block of frames that chose it.
 
@@ -75,9 +88,10 @@ def sorted_experts(
         gates: (N, K) weight of each choice.
         w1, b1, w2, b2: (E, F, D), (E, F), (E, D, F), (E, D) parameters.
         activation: a key of `ACTIVATIONS`.
+        keep: for a backward pass.
 
     Returns:
-        (N, D) outputs, and the (N * K, F) pre-activations in sorted order, which the derivative needs.
+        (N, D) outputs and, to `keep`, the (N * K, F) pre-activations in sorted order, else nothing.
     """
     groups = Groups(experts, w1.shape[0])
     rows = x[groups.frame]
@@ -87,12 +101,12 @@ def sorted_experts(
     value = ACTIVATIONS[activation](hidden)
     for e, block in groups.blocks:
         torch.addmm(b2[e], value[block], w2[e].T, out=out[block])
-    return groups.combine(out.mul_(groups.gate(gates, x))), hidden
+    return groups.combine(out.mul_(groups.gate(gates, x))), hidden if keep else x.new_empty(0)
 
 
-def sorted_experts_backward(
+def backward(
     grad: Tensor,
-    hidden: Tensor,
+    before: Tensor,
     x: Tensor,
     experts: Tensor,
     gates: Tensor,
@@ -102,11 +116,11 @@ def sorted_experts_backward(
     b2: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Derivative of `sorted_experts`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
+    """Derivative of `forward`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
     groups = Groups(experts, w1.shape[0])
     rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
-    grad_out, value = grad_rows * gate, ACTIVATIONS[activation](hidden)
-    grad_value, grad_gate = groups.allocate(hidden, hidden.shape[1]), groups.allocate(hidden)
+    grad_out, value = grad_rows * gate, ACTIVATIONS[activation](before)
+    grad_value, grad_gate = groups.allocate(before, before.shape[1]), groups.allocate(before)
     grad_w1, grad_b1, grad_w2, grad_b2 = map(torch.zeros_like, (w1, b1, w2, b2))
     for e, block in groups.blocks:
         torch.mm(grad_rows[block], w2[e], out=grad_value[block])  # of the ungated output: the gate's gradient needs it
@@ -114,7 +128,7 @@ def sorted_experts_backward(
         torch.mm(grad_out[block].T, value[block], out=grad_w2[e])
         torch.sum(grad_out[block], 0, out=grad_b2[e])
     grad_gate += (grad_value * value).sum(-1)
-    grad_hidden = DERIVATIVES[activation](grad_value * gate, hidden)
+    grad_hidden = DERIVATIVES[activation](grad_value * gate, before)
     grad_x = groups.allocate(x, x.shape[1])
     for e, block in groups.blocks:
         torch.mm(grad_hidden[block].T, rows[block], out=grad_w1[e])
@@ -131,7 +145,15 @@ def sorted_experts_backward(
 
 
 def every_expert(
-    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
+    x: Tensor,
+    experts: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: str,
+    keep: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The same result from every expert over every frame: E / K times the work, but shapes that depend on no data.
 
@@ -141,4 +163,4 @@ def every_expert(
     value = torch.einsum("nef,edf->ned", hidden, w2) + b2  # (N, E, D)
     chosen = experts[..., None] == torch.arange(w1.shape[0], device=x.device)  # (N, K, E)
     weight = (gates[..., None].to(x.dtype) * chosen.to(x.dtype)).sum(1)  # (N, E)
-    return torch.einsum("ne,ned->nd", weight, value), x.new_zeros(x.shape[0] * experts.shape[1], w1.shape[1])
+    return torch.einsum("ne,ned->nd", weight, value), kept(x, experts, w1) if keep else x.new_empty(0)

@@ -8,39 +8,13 @@
 //
 // Compiled for the machine it runs on (see sigmel.ops.native); called with the structure `Problem`.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "tile.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-constexpr bool FEW_REGISTERS = LANES == 8;  // 16, elsewhere 32
-constexpr int VECTORS = 3;
-constexpr int STRIP = VECTORS * LANES;  // queries whose scores are worked on at once
-constexpr int QUERIES = 4 * STRIP;      // queries of a task: each block of keys is read once for all of them
-constexpr int KEYS = 96;                // keys of a block
-constexpr int FEW = LANES / 4;          // fewer queries leave most of a vector of queries empty
-constexpr int ALIGNMENT = 64;
-
-typedef float Vector __attribute__((vector_size(4 * LANES)));
-typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, Vector x) { *reinterpret_cast<Unaligned*>(p) = x; }
-inline Vector all(float x) { return x - Vector{}; }
+constexpr int QUERIES = 4 * STRIP;  // queries of a task: each block of keys is read once for all of them
+constexpr int KEYS = 96;            // keys of a block
+constexpr int FEW = LANES / 4;      // fewer queries leave most of a vector of queries empty
 
 // --- What is asked for, as sigmel/ops/sigmoid_attention/cpu.py lays it out.
 
@@ -82,120 +56,7 @@ Number* at(Number* base, const Strides& strides, int64_t row, int64_t head, int6
   return base + row * strides.row + head * strides.head + time * strides.time;
 }
 
-// --- Products of matrices
-
-// C (M x 16 N) = A (M x depth) B (depth x 16 N), added to what is there if `add`.
-template <int M, int N>
-inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int64_t depth, float* c,
-                 int64_t ldc, bool add) {
-  Vector sum[M][N];
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) sum[i][j] = add ? load(c + i * ldc + j * LANES) : Vector{};
-  for (int64_t p = 0; p < depth; p++) {
-    Vector row[N];
-    for (int j = 0; j < N; j++) row[j] = load(b + p * ldb + j * LANES);
-    for (int i = 0; i < M; i++) {
-      const Vector x = all(a[i * a_row + p * a_step]);
-      for (int j = 0; j < N; j++) sum[i][j] += x * row[j];
-    }
-  }
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) store(c + i * ldc + j * LANES, sum[i][j]);
-}
-
-// Rows of a tile of N vectors, so that it fills the registers.
-template <int N>
-constexpr int rows_of() { return N == 4 ? 6 : FEW_REGISTERS ? 4 : 8; }
-
-// Not inlined: what surrounds it would take registers from the tile.
-template <int N>
-__attribute__((noinline)) void panel(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b,
-                                     int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add) {
-  constexpr int M = rows_of<N>();
-  int64_t i = 0;
-  for (; i + M <= rows; i += M) tile<M, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
-  for (; i + 2 <= rows; i += 2) tile<2, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
-  for (; i < rows; i++) tile<1, N>(a + i * a_row, a_row, a_step, b, ldb, depth, c + i * ldc, ldc, add);
-}
-
-void product(int64_t rows, int64_t vectors, int64_t depth, const float* a, int64_t a_row, int64_t a_step,
-             const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
-  while (vectors > 0) {
-    // One vector alone would keep the processor waiting: four are taken at once, or as two and two.
-    const int64_t now = vectors == 4 ? (FEW_REGISTERS ? 2 : 4) : std::min<int64_t>(vectors, VECTORS);
-    const auto kernel = now == 4 ? panel<4> : now == 3 ? panel<3> : now == 2 ? panel<2> : panel<1>;
-    kernel(rows, a, a_row, a_step, b, ldb, depth, c, ldc, add);
-    vectors -= now, b += now * LANES, c += now * LANES;
-  }
-}
-
-// --- Transposition
-
-// LANES rows become LANES columns: rows i and i + LANES / 2 are interleaved, log2(LANES) times.
-inline void transpose_square(const float* from, int64_t ld, float* to, int64_t ldt) {
-#if defined(__GNUC__) && !defined(__clang__)
-  Integers low, high;
-  for (int i = 0; i < LANES; i++) low[i] = i / 2 + i % 2 * LANES, high[i] = low[i] + LANES / 2;
-  Vector rows[LANES], next[LANES];
-  for (int i = 0; i < LANES; i++) rows[i] = load(from + i * ld);
-  for (int round = 1; round < LANES; round *= 2) {
-    for (int i = 0; i < LANES / 2; i++) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
-    }
-    for (int i = 0; i < LANES; i++) rows[i] = next[i];
-  }
-  for (int i = 0; i < LANES; i++) store(to + i * ldt, rows[i]);
-#else
-  for (int i = 0; i < LANES; i++)
-    for (int j = 0; j < LANES; j++) to[j * ldt + i] = from[i * ld + j];
-#endif
-}
-
-void transpose(const float* from, int64_t ld, int64_t rows, int64_t columns, float* to, int64_t ldt) {
-  for (int64_t i = 0; i < rows; i += LANES)
-    for (int64_t j = 0; j < columns; j += LANES) {
-      const int64_t m = std::min<int64_t>(LANES, rows - i), n = std::min<int64_t>(LANES, columns - j);
-      if (m == LANES && n == LANES) {
-        transpose_square(from + i * ld + j, ld, to + j * ldt + i, ldt);
-        continue;
-      }
-      for (int64_t r = 0; r < m; r++)
-        for (int64_t s = 0; s < n; s++) to[(j + s) * ldt + i + r] = from[(i + r) * ld + j + s];
-    }
-}
-
 // --- Weights
-
-// 1 / (1 + 2^x), to some 1e-7: 2^x is 2^round(x) times a polynomial of what is left.
-inline Vector logistic2(Vector x) {
-  // Least squares of the relative error on [-1/2, 1/2]; its largest is 8e-8.
-  constexpr float C[] = {1.0000000710f,   6.9314694916e-1f, 2.4022121754e-1f,
-                         5.5507426160e-2f, 9.6754597455e-3f, 1.3266970386e-3f};
-#if defined(__AVX512F__)
-  // Of two NaNs or a NaN and a number, this minimum is the second.
-  const __m512 bounded = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)x);
-  const __m512 whole = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const Vector rest = (Vector)_mm512_sub_ps(bounded, whole);
-#else
-  Vector bounded = x > 126.0f ? all(126.0f) : x;
-  bounded = bounded < -126.0f ? all(-126.0f) : bounded;
-  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for a fraction
-  const Vector shifted = bounded + ROUND;
-  const Vector rest = bounded - (shifted - ROUND);
-#endif
-  Vector power = all(C[5]);
-  for (int i = 4; i >= 0; i--) power = power * rest + C[i];
-#if defined(__AVX512F__)
-  const __m512 below = _mm512_add_ps(_mm512_scalef_ps((__m512)power, whole), _mm512_set1_ps(1.0f));
-  const __m512 guess = _mm512_rcp14_ps(below);  // a division would take as long as all the rest
-  return (Vector)_mm512_mul_ps(guess, _mm512_fnmadd_ps(below, guess, _mm512_set1_ps(2.0f)));
-#else
-  return 1.0f / (1.0f + (Vector)((Integers)power + ((Integers)shifted << 23)));
-#endif
-}
-
-constexpr float LOG2E = 1.44269504089f;
 
 // The queries of a strip: where they stand and which keys they see.
 struct Strip {
@@ -263,26 +124,6 @@ __attribute__((noinline)) void weigh(const Weighing& weighing, const Strip& stri
 }
 
 // --- The work of a thread
-
-// Memory of a thread, cut into pieces that begin at cache lines. It is kept from call to call: fresh memory costs more
-// than a small call has to do.
-class Buffer {
- public:
-  explicit Buffer(int64_t numbers) {
-    static thread_local std::vector<float> memory;
-    if (int64_t(memory.size()) < numbers + ALIGNMENT) memory.resize(numbers + ALIGNMENT);
-    next = memory.data();
-    next += -reinterpret_cast<intptr_t>(next) / 4 % (ALIGNMENT / 4) + ALIGNMENT / 4;
-  }
-  float* take(int64_t numbers) {
-    float* piece = next;
-    next += numbers;
-    return piece;
-  }
-
- private:
-  float* next;
-};
 
 // `count` rows of a head from `time` on, one right after the other; copied into `memory` if they are not.
 const float* gather(const float* base, const Strides& strides, int64_t row, int64_t head, int64_t time, int64_t count,
@@ -354,19 +195,9 @@ void run_few(const Problem& problem, const Task& task, const Weighing& weighing,
     const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
     for (int64_t n = 0; n < count; n++) {
       for (int64_t first = 0; first < keys; first += LANES) {
-        float parts[LANES * LANES], columns[LANES * LANES];
-        for (int64_t i = 0; i < LANES; i++) {
-          Vector sum{};
-          for (int64_t j = 0; j < size && first + i < keys; j += LANES) {
-            sum += load(k + (first + i) * size + j) * load(q + n * q_time + j);
-            __builtin_prefetch(v + (first + i) * size + j);  // one query waits for memory, not for arithmetic
-          }
-          store(parts + i * LANES, sum);
-        }
-        transpose_square(parts, LANES, columns, LANES);
-        Vector score{};
+        const Vector score = dots(k + first * size, size, keys - first, size, q + n * q_time, v + first * size);
         Integers number;
-        for (int i = 0; i < LANES; i++) score += load(columns + i * LANES), number[i] = int32_t(key + first + i);
+        for (int i = 0; i < LANES; i++) number[i] = int32_t(key + first + i);
         const Vector away = strip.position[n] - __builtin_convertvector(number, Vector);
         store(memory.scores + first, weighing(score, away, (number >= strip.first[n]) & (number < strip.end[n])));
       }
@@ -487,7 +318,8 @@ extern "C" void forward(const Problem* problem) {
         tasks.push_back({n, head, query});
 #pragma omp parallel num_threads(problem->threads)
   {
-    Buffer buffer(ForwardMemory::numbers(problem->size));
+    static thread_local std::vector<float> kept;
+    Buffer buffer(kept, ForwardMemory::numbers(problem->size));
     const ForwardMemory memory(buffer, problem->size);
 #pragma omp for schedule(dynamic)
     for (size_t n = 0; n < tasks.size(); n++) run_forward(*problem, tasks[n], memory);
@@ -499,7 +331,8 @@ extern "C" void backward(const Problem* problem) {
   const int64_t group = problem->heads / problem->key_heads, tasks = problem->sequences * problem->key_heads;
 #pragma omp parallel num_threads(problem->threads)
   {
-    Buffer buffer(BackwardMemory::numbers(problem->size));
+    static thread_local std::vector<float> kept;
+    Buffer buffer(kept, BackwardMemory::numbers(problem->size));
     const BackwardMemory memory(buffer, problem->size);
 #pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < tasks; n++)

@@ -1,0 +1,397 @@
+// The feed-forward of routed experts on a CPU, forward and backward.
+//
+// Choices are sorted by expert, and an expert's frames cut into strips, which are kept transposed: a row a feature, a
+// column a frame. So vectors lie along the frames and the weights are read as they are, row by row. A task is some
+// rows of an expert's weights, for all of its frames: each weight is read once from memory, and there are tasks enough
+// for all threads even where one expert has all frames, or all frames are one.
+//
+// Compiled for the machine it runs on (see sigmel.ops.native); called with the structure `Problem`.
+
+#include "tile.h"
+
+#include <cmath>
+
+namespace {
+
+constexpr int ROWS = 64;        // rows of weights of a task
+constexpr int FEW = LANES / 4;  // fewer frames leave most of a vector of frames empty
+
+enum Activation : int64_t { RELU, GELU, SILU };
+
+// What is asked for, as sigmel/ops/experts/cpu.py lays it out. N frames with K choices, D features, E experts with F
+// hidden features each; D and F are multiples of LANES.
+struct Problem {
+  int64_t frames, choices, size, hidden, experts, activation, threads;
+  const float* x;         // (N, D)
+  const int64_t* chosen;  // (N, K), -1 for none
+  const float* gates;     // (N, K)
+  const float *w1, *b1, *w2, *b2;
+  float* output;  // (N, D)
+  float* before;  // kept for the backward pass: what goes into the activation, by strips; or null
+  // Backward only.
+  const float* grad;  // (N, D)
+  float *grad_x, *grad_gates, *grad_w1, *grad_b1, *grad_w2, *grad_b2;  // shaped as theirs
+};
+
+// --- Which frames go where
+
+struct Strip {
+  int64_t first, count, vectors;  // first of the sorted choices, how many, and the vectors that hold them
+};
+
+struct Group {
+  int64_t expert, first, end;  // its strips
+};
+
+struct Plan {
+  std::vector<int64_t> order;  // choices (frame * K + k) by expert; those of no expert are left out
+  std::vector<Strip> strips;
+  std::vector<Group> groups;  // of experts that some frame chose
+
+  explicit Plan(const Problem& problem) {
+    const int64_t choices = problem.frames * problem.choices;
+    std::vector<int64_t> next(problem.experts + 1, 0);
+    for (int64_t i = 0; i < choices; i++)
+      if (problem.chosen[i] >= 0) next[problem.chosen[i] + 1]++;
+    for (int64_t e = 0; e < problem.experts; e++) {
+      const int64_t count = next[e + 1], first = next[e];
+      next[e + 1] += first;
+      if (count == 0) continue;
+      // Of about one width: a strip that is a vector wide would keep the processor waiting.
+      const int64_t vectors = (count + LANES - 1) / LANES, number = (vectors + VECTORS - 1) / VECTORS;
+      groups.push_back({e, int64_t(strips.size()), int64_t(strips.size()) + number});
+      for (int64_t n = 0, done = 0; n < number; n++) {
+        const int64_t width = vectors / number + (n < vectors % number);
+        strips.push_back({first + done, std::min(width * LANES, count - done), width});
+        done += width * LANES;
+      }
+    }
+    order.resize(next[problem.experts]);
+    for (int64_t i = 0; i < choices; i++)
+      if (problem.chosen[i] >= 0) order[next[problem.chosen[i]]++] = i;
+  }
+};
+
+// Rows of weights of a group: what a thread works on.
+struct Task {
+  const Group* group;
+  int64_t first, rows;
+};
+
+std::vector<Task> tasks_of(const Plan& plan, int64_t rows) {
+  std::vector<Task> tasks;
+  for (const Group& group : plan.groups)
+    for (int64_t first = 0; first < rows; first += ROWS)
+      tasks.push_back({&group, first, std::min<int64_t>(ROWS, rows - first)});
+  return tasks;
+}
+
+// Rows of the frames of a strip, (count, D), one after the other.
+void gather(const Problem& problem, const Plan& plan, const Strip& strip, const float* from, float* rows) {
+  for (int64_t i = 0; i < strip.count; i++)
+    std::memcpy(rows + i * problem.size, from + plan.order[strip.first + i] / problem.choices * problem.size,
+                sizeof(float) * problem.size);
+}
+
+// (count, size) rows as columns (size, STRIP), zeros where there is no frame.
+void to_columns(const Strip& strip, const float* rows, int64_t size, float* columns) {
+  if (strip.count < STRIP) std::memset(columns, 0, sizeof(float) * STRIP * size);
+  transpose(rows, size, strip.count, size, columns, STRIP);
+}
+
+// The gates of a strip's frames, zeros where there is none.
+void gates_of(const Problem& problem, const Plan& plan, const Strip& strip, float* gates) {
+  for (int64_t i = 0; i < STRIP; i++) gates[i] = i < strip.count ? problem.gates[plan.order[strip.first + i]] : 0.0f;
+}
+
+// --- Activations
+
+// The error function, to 1.5e-7 (Abramowitz and Stegun, 7.1.26), given e^(-x^2).
+inline Vector error_function(Vector x, Vector power) {
+  const Vector size = x < 0.0f ? -x : x, t = reciprocal(size * 0.3275911f + 1.0f);
+  const Vector sum = ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+  const Vector value = 1.0f - sum * power;
+  return x < 0.0f ? -value : value;
+}
+
+struct Activated {
+  Vector value, slope;
+};
+
+template <Activation ACTIVATION>
+inline Activated activate(Vector x) {
+  if constexpr (ACTIVATION == RELU) {
+    // Neither is a comparison's "false": a NaN stays.
+    return {x <= 0.0f ? Vector{} : x, x <= 0.0f ? Vector{} : all(1.0f)};
+  } else if constexpr (ACTIVATION == SILU) {
+    const Vector gate = logistic2(x * -LOG2E);
+    return {x * gate, gate + x * gate * (1.0f - gate)};
+  } else {
+    const Vector power = power2(x * x * (-0.5f * LOG2E));  // e^(-x^2 / 2)
+    const Vector below = error_function(x * 0.70710678f, power) * 0.5f + 0.5f;
+    return {x * below, below + x * power * 0.39894228f};
+  }
+}
+
+// Adds the bias to `rows` rows (rows, STRIP) of products; what comes out of the activation goes to `value`.
+template <Activation ACTIVATION>
+void activate_rows(const Strip& strip, int64_t rows, const float* bias, float* before, float* value) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
+      const Vector x = load(before + i * STRIP + j) + bias[i];
+      store(before + i * STRIP + j, x);
+      store(value + i * STRIP + j, activate<ACTIVATION>(x).value);
+    }
+}
+
+// Of the gradients of the values (rows, STRIP), those of what went into the activation; the values, times the gates;
+// and what each value gives to the gradient of its gate, added to `gate_sums`.
+template <Activation ACTIVATION>
+void deactivate_rows(const Strip& strip, int64_t rows, const float* before, const float* gates, float* grads,
+                     float* values, float* gate_sums) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
+      const Activated activated = activate<ACTIVATION>(load(before + i * STRIP + j));
+      const Vector grad = load(grads + i * STRIP + j), gate = load(gates + j);
+      store(gate_sums + j, load(gate_sums + j) + grad * activated.value);
+      store(values + i * STRIP + j, activated.value * gate);
+      store(grads + i * STRIP + j, grad * activated.slope * gate);
+    }
+}
+
+// A few frames of a strip, as rows (count, depth), through rows of weights: what comes out is handed to `take`, a vector
+// of features at a time.
+template <class Take>
+void run_few(const Strip& strip, const float* frames, int64_t depth, const float* weights, int64_t rows,
+             const float* bias, Take take) {
+  for (int64_t i = 0; i < rows; i += LANES)
+    for (int64_t n = 0; n < strip.count; n++)
+      take(n, i, dots(weights + i * depth, depth, LANES, depth, frames + n * depth) + load(bias + i));
+}
+
+// --- What the choices of a frame add up to
+
+// Where a choice's output goes: to its frame's row, or, where a frame has several choices, to a row of its own.
+float* row_of(const Problem& problem, float* result, float* rows, int64_t choice) {
+  return (problem.choices == 1 ? result : rows) + choice * problem.size;
+}
+
+// Frames without a choice are zero; the others are the sums of the rows of their choices, in their order.
+void combine(const Problem& problem, const float* rows, float* result, int64_t frame) {
+  float* row = result + frame * problem.size;
+  bool empty = true;
+  for (int64_t k = 0; k < problem.choices; k++) {
+    const int64_t choice = frame * problem.choices + k;
+    if (problem.chosen[choice] < 0) continue;
+    if (problem.choices > 1)
+      for (int64_t j = 0; j < problem.size; j += LANES) {
+        const Vector more = load(rows + choice * problem.size + j);
+        store(row + j, empty ? more : load(row + j) + more);
+      }
+    empty = false;
+  }
+  if (empty) std::memset(row, 0, sizeof(float) * problem.size);
+}
+
+// A block (rows, STRIP) of columns, plus a bias, times the gates, written into the rows of their frames.
+void scatter(const Problem& problem, const Plan& plan, const Strip& strip, const Task& task, const float* block,
+             const float* bias, const float* gates, float* result, float* rows) {
+  float frames[STRIP * ROWS];
+  transpose(block, STRIP, task.rows, strip.count, frames, ROWS);
+  for (int64_t i = 0; i < strip.count; i++) {
+    float* row = row_of(problem, result, rows, plan.order[strip.first + i]) + task.first;
+    for (int64_t j = 0; j < task.rows; j += LANES) {
+      const Vector value = load(frames + i * ROWS + j);
+      store(row + j, bias ? (value + load(bias + j)) * gates[i] : value);
+    }
+  }
+}
+
+int64_t pieces(const Plan& plan) { return int64_t(plan.strips.size()) * STRIP; }
+
+template <Activation ACTIVATION>
+void run_forward(const Problem& problem) {
+  const Plan plan(problem);
+  const int64_t size = problem.size, hidden = problem.hidden;
+  static thread_local std::vector<float> kept;
+  const int64_t spread = problem.choices == 1 ? 0 : problem.frames * problem.choices * size;
+  Buffer shared(kept, pieces(plan) * (size + hidden) + spread);
+  float *columns = shared.take(pieces(plan) * size), *values = shared.take(pieces(plan) * hidden);
+  float* rows = shared.take(spread);
+  const std::vector<Task> first = tasks_of(plan, hidden), second = tasks_of(plan, size);
+  const auto few = [&](const Strip& strip) { return !problem.before && strip.count < FEW; };  // rows, not columns
+#pragma omp parallel num_threads(problem.threads)
+  {
+    std::vector<float> memory(STRIP * std::max<int64_t>(size, ROWS));
+#pragma omp for schedule(dynamic)
+    for (size_t n = 0; n < plan.strips.size(); n++) {
+      const Strip& strip = plan.strips[n];
+      gather(problem, plan, strip, problem.x, few(strip) ? columns + n * STRIP * size : memory.data());
+      if (!few(strip)) to_columns(strip, memory.data(), size, columns + n * STRIP * size);
+    }
+#pragma omp for schedule(dynamic)
+    for (size_t t = 0; t < first.size(); t++) {
+      const Task& task = first[t];
+      const float* w1 = problem.w1 + (task.group->expert * hidden + task.first) * size;
+      const float* b1 = problem.b1 + task.group->expert * hidden + task.first;
+      for (int64_t n = task.group->first; n < task.group->end; n++) {
+        const Strip& strip = plan.strips[n];
+        const float* frames = columns + n * STRIP * size;
+        float* value = values + n * STRIP * hidden;
+        if (few(strip)) {
+          run_few(strip, frames, size, w1, task.rows, b1, [&](int64_t frame, int64_t row, Vector x) {
+            store(value + frame * hidden + task.first + row, activate<ACTIVATION>(x).value);
+          });
+          continue;
+        }
+        float* before = problem.before ? problem.before + (n * hidden + task.first) * STRIP : memory.data();
+        product(task.rows, strip.vectors, size, w1, size, 1, frames, STRIP, before, STRIP, false);
+        activate_rows<ACTIVATION>(strip, task.rows, b1, before, value + task.first * STRIP);
+      }
+    }
+#pragma omp for schedule(dynamic)
+    for (size_t t = 0; t < second.size(); t++) {
+      const Task& task = second[t];
+      const float* w2 = problem.w2 + (task.group->expert * size + task.first) * hidden;
+      const float* b2 = problem.b2 + task.group->expert * size + task.first;
+      for (int64_t n = task.group->first; n < task.group->end; n++) {
+        const Strip& strip = plan.strips[n];
+        const float* value = values + n * STRIP * hidden;
+        float gates[STRIP];
+        gates_of(problem, plan, strip, gates);
+        if (few(strip)) {
+          run_few(strip, value, hidden, w2, task.rows, b2, [&](int64_t frame, int64_t row, Vector x) {
+            float* to = row_of(problem, problem.output, rows, plan.order[strip.first + frame]);
+            store(to + task.first + row, x * gates[frame]);
+          });
+          continue;
+        }
+        product(task.rows, strip.vectors, hidden, w2, hidden, 1, value, STRIP, memory.data(), STRIP, false);
+        scatter(problem, plan, strip, task, memory.data(), b2, gates, problem.output, rows);
+      }
+    }
+#pragma omp for
+    for (int64_t n = 0; n < problem.frames; n++) combine(problem, rows, problem.output, n);
+  }
+}
+
+template <Activation ACTIVATION>
+void run_backward(const Problem& problem) {
+  const Plan plan(problem);
+  const int64_t size = problem.size, hidden = problem.hidden;
+  const int64_t spread = problem.choices == 1 ? 0 : problem.frames * problem.choices * size;
+  const std::vector<Task> first = tasks_of(plan, hidden), second = tasks_of(plan, size);
+  const int64_t blocks = (hidden + ROWS - 1) / ROWS;
+  static thread_local std::vector<float> kept;
+  Buffer shared(kept, pieces(plan) * (2 * size + 2 * hidden + blocks) + spread);
+  // By strips: the frames as rows, the gradients as columns, the values as rows (times their gates), the gradients of
+  // what went into the activation as columns, and for each block of hidden features what it gives to those of the gates.
+  float *x = shared.take(pieces(plan) * size), *grads = shared.take(pieces(plan) * size);
+  float *values = shared.take(pieces(plan) * hidden), *grads_before = shared.take(pieces(plan) * hidden);
+  float *gate_sums = shared.take(pieces(plan) * blocks), *rows = shared.take(spread);
+  std::vector<bool> idle(problem.experts, true);
+  for (const Group& group : plan.groups) idle[group.expert] = false;
+#pragma omp parallel num_threads(problem.threads)
+  {
+    std::vector<float> memory(STRIP * std::max<int64_t>(size, ROWS));
+#pragma omp for schedule(dynamic)
+    for (size_t n = 0; n < plan.strips.size(); n++) {
+      gather(problem, plan, plan.strips[n], problem.x, x + n * STRIP * size);
+      gather(problem, plan, plan.strips[n], problem.grad, memory.data());
+      to_columns(plan.strips[n], memory.data(), size, grads + n * STRIP * size);
+    }
+    // Of the hidden features: their gradients, and those of the first weights.
+#pragma omp for schedule(dynamic)
+    for (size_t t = 0; t < first.size(); t++) {
+      const Task& task = first[t];
+      const int64_t expert = task.group->expert;
+      for (int64_t n = task.group->first; n < task.group->end; n++) {
+        const Strip& strip = plan.strips[n];
+        float* grad = grads_before + (n * hidden + task.first) * STRIP;
+        float* sums = gate_sums + (n * blocks + task.first / ROWS) * STRIP;
+        float gates[STRIP];
+        gates_of(problem, plan, strip, gates);
+        std::memset(sums, 0, sizeof(float) * STRIP);
+        product(task.rows, strip.vectors, size, problem.w2 + expert * size * hidden + task.first, 1, hidden,
+                grads + n * STRIP * size, STRIP, grad, STRIP, false);
+        deactivate_rows<ACTIVATION>(strip, task.rows, problem.before + (n * hidden + task.first) * STRIP, gates, grad,
+                                    memory.data(), sums);
+        transpose(memory.data(), STRIP, task.rows, strip.count, values + n * STRIP * hidden + task.first, hidden);
+        product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
+                problem.grad_w1 + (expert * hidden + task.first) * size, size, n > task.group->first);
+        for (int64_t i = 0; i < task.rows; i++) {
+          float sum = 0.0f;
+          for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j];
+          float& total = problem.grad_b1[expert * hidden + task.first + i];
+          total = n > task.group->first ? total + sum : sum;
+        }
+      }
+    }
+    // Of the features: their gradients, and those of the second weights.
+#pragma omp for schedule(dynamic)
+    for (size_t t = 0; t < second.size(); t++) {
+      const Task& task = second[t];
+      const int64_t expert = task.group->expert;
+      for (int64_t n = task.group->first; n < task.group->end; n++) {
+        const Strip& strip = plan.strips[n];
+        const float* grad = grads + (n * size + task.first) * STRIP;
+        float gates[STRIP];
+        gates_of(problem, plan, strip, gates);
+        product(task.rows, hidden / LANES, strip.count, grad, STRIP, 1, values + n * STRIP * hidden, hidden,
+                problem.grad_w2 + (expert * size + task.first) * hidden, hidden, n > task.group->first);
+        for (int64_t i = 0; i < task.rows; i++) {
+          float sum = 0.0f;
+          for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j] * gates[j];
+          float& total = problem.grad_b2[expert * size + task.first + i];
+          total = n > task.group->first ? total + sum : sum;
+        }
+        product(task.rows, strip.vectors, hidden, problem.w1 + expert * hidden * size + task.first, 1, size,
+                grads_before + n * STRIP * hidden, STRIP, memory.data(), STRIP, false);
+        scatter(problem, plan, strip, task, memory.data(), nullptr, gates, problem.grad_x, rows);
+      }
+    }
+#pragma omp for
+    for (size_t g = 0; g < plan.groups.size(); g++)
+      for (int64_t n = plan.groups[g].first; n < plan.groups[g].end; n++)
+        for (int64_t i = 0; i < plan.strips[n].count; i++) {
+          const int64_t choice = plan.order[plan.strips[n].first + i];
+          const float* grad = problem.grad + choice / problem.choices * size;
+          const float* b2 = problem.b2 + plan.groups[g].expert * size;
+          float sum = 0.0f;
+          for (int64_t j = 0; j < blocks; j++) sum += gate_sums[(n * blocks + j) * STRIP + i];
+          for (int64_t j = 0; j < size; j++) sum += grad[j] * b2[j];
+          problem.grad_gates[choice] = sum;
+        }
+#pragma omp for
+    for (int64_t n = 0; n < problem.frames; n++) {
+      combine(problem, rows, problem.grad_x, n);
+      for (int64_t i = n * problem.choices; i < (n + 1) * problem.choices; i++)
+        if (problem.chosen[i] < 0) problem.grad_gates[i] = 0.0f;
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t e = 0; e < problem.experts; e++) {
+      if (!idle[e]) continue;
+      std::memset(problem.grad_w1 + e * hidden * size, 0, sizeof(float) * hidden * size);
+      std::memset(problem.grad_w2 + e * hidden * size, 0, sizeof(float) * hidden * size);
+      std::memset(problem.grad_b1 + e * hidden, 0, sizeof(float) * hidden);
+      std::memset(problem.grad_b2 + e * size, 0, sizeof(float) * size);
+    }
+  }
+}
+
+template <Activation... ACTIVATIONS>
+struct Run {
+  static void forward(const Problem& problem) {
+    ((problem.activation == ACTIVATIONS ? run_forward<ACTIVATIONS>(problem) : void()), ...);
+  }
+  static void backward(const Problem& problem) {
+    ((problem.activation == ACTIVATIONS ? run_backward<ACTIVATIONS>(problem) : void()), ...);
+  }
+};
+
+using Runs = Run<RELU, GELU, SILU>;
+
+}  // namespace
+
+extern "C" void forward(const Problem* problem) { Runs::forward(*problem); }
+extern "C" void backward(const Problem* problem) { Runs::backward(*problem); }
