@@ -117,23 +117,26 @@ void transpose(const float* from, int64_t ld, int64_t rows, int64_t columns, flo
     }
 }
 
-// The products of x with LANES rows, or with `count` of them and zeros for the rest: where there is but one x, and
-// vectors along its like would be all but empty. It waits for memory, so rows that come next may be fetched `ahead`.
-inline Vector dots(const float* rows, int64_t ld, int64_t count, int64_t depth, const float* x,
-                   const float* ahead = nullptr) {
-  float parts[LANES * LANES], columns[LANES * LANES];
+// The products of N vectors x with LANES rows, or with `count` of them and zeros for the rest: where there are so few x
+// that vectors along them would be all but empty. Other rows, of the same shape, may be fetched `ahead`.
+template <int N>
+inline void dots(const float* rows, int64_t ld, int64_t count, int64_t depth, const float* x, int64_t ldx,
+                 const float* ahead, Vector* products) {
+  float parts[N][LANES * LANES], columns[LANES * LANES];
   for (int64_t i = 0; i < LANES; i++) {
-    Vector sum{};
+    Vector sum[N] = {};
     for (int64_t j = 0; j < depth && i < count; j += LANES) {
-      sum += load(rows + i * ld + j) * load(x + j);
+      const Vector row = load(rows + i * ld + j);
+      for (int n = 0; n < N; n++) sum[n] += row * load(x + n * ldx + j);
       if (ahead) __builtin_prefetch(ahead + i * ld + j);
     }
-    store(parts + i * LANES, sum);
+    for (int n = 0; n < N; n++) store(parts[n] + i * LANES, sum[n]);
   }
-  transpose_square(parts, LANES, columns, LANES);
-  Vector total{};
-  for (int i = 0; i < LANES; i++) total += load(columns + i * LANES);
-  return total;
+  for (int n = 0; n < N; n++) {
+    transpose_square(parts[n], LANES, columns, LANES);
+    products[n] = Vector{};
+    for (int i = 0; i < LANES; i++) products[n] += load(columns + i * LANES);
+  }
 }
 
 // --- Functions

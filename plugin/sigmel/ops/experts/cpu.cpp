@@ -164,11 +164,13 @@ void deactivate_rows(const Strip& strip, int64_t rows, const float* before, cons
 template <class Take>
 void run_few(const Strip& strip, const float* frames, int64_t depth, const float* weights, int64_t rows,
              const float* bias, Take take) {
-  for (int64_t i = 0; i < rows; i += LANES)
-    for (int64_t n = 0; n < strip.count; n++) {
-      const float* next = n == 0 && i + LANES < rows ? weights + (i + LANES) * depth : nullptr;
-      take(n, i, dots(weights + i * depth, depth, LANES, depth, frames + n * depth, next) + load(bias + i));
-    }
+  static_assert(FEW <= 4);
+  const auto kernel = strip.count == 3 ? dots<3> : strip.count == 2 ? dots<2> : dots<1>;
+  for (int64_t i = 0; i < rows; i += LANES) {
+    Vector products[FEW];
+    kernel(weights + i * depth, depth, LANES, depth, frames, depth, nullptr, products);
+    for (int64_t n = 0; n < strip.count; n++) take(n, i, products[n] + load(bias + i));
+  }
 }
 
 // --- What the choices of a frame add up to

@@ -195,8 +195,9 @@ void run_few(const Problem& problem, const Task& task, const Weighing& weighing,
     const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
     for (int64_t n = 0; n < count; n++) {
       for (int64_t first = 0; first < keys; first += LANES) {
-        const Vector score = dots(k + first * size, size, keys - first, size, q + n * q_time, v + first * size);
+        Vector score;
         Integers number;
+        dots<1>(k + first * size, size, keys - first, size, q + n * q_time, 0, v + first * size, &score);
         for (int i = 0; i < LANES; i++) number[i] = int32_t(key + first + i);
         const Vector away = strip.position[n] - __builtin_convertvector(number, Vector);
         store(memory.scores + first, weighing(score, away, (number >= strip.first[n]) & (number < strip.end[n])));
