@@ -100,26 +100,22 @@ def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
     return compare(f"{case}, with router", lambda: layer(frames, router, valid), name, lambda: theirs(frames), repeats)
 
 
-def few_frames(repeats: int) -> list[Row]:
-    """A streaming step of 1 frame, and of 8."""
-    weights, dense = make(8), FeedForward(SIZE, HIDDEN, "relu", dropout=0.0).eval()
-    x, chosen, gates = choose(1, 8)
-    more = choose(8, 8)
-    touched = more[1].unique().tolist()
+def few_frames(frames: int, repeats: int) -> list[Row]:
+    """A streaming step of so many frames, through layers whose weights do not fit into a cache together."""
+    layers = [make(8) for _ in range(4)]
+    denses = [FeedForward(SIZE, HIDDEN, "relu", dropout=0.0).eval() for _ in layers]
+    x, chosen, gates = choose(frames, 8)
+    touched = chosen.unique().tolist()
+    case = f"{frames} frames, {len(touched)} of 8 experts chosen, 4 layers"
+    ours: Work = lambda: [expert_mlp(x, chosen, gates, *weights, "relu") for weights in layers]  # noqa: E731
     with torch.no_grad():
         return [
+            compare(case, ours, "dense", lambda: [dense(x) for dense in denses], repeats),
             compare(
-                "1 frame, 8 experts",
-                lambda: expert_mlp(x, chosen, gates, *weights, "relu"),
-                "dense, as many active parameters",
-                lambda: dense(x),
-                repeats,
-            ),
-            compare(
-                f"8 frames, {len(touched)} of 8 experts chosen",
-                lambda: expert_mlp(*more, *weights, "relu"),
+                case,
+                ours,
                 "their weights read once (sum)",
-                lambda: [weight[e].sum() for weight in (weights[0], weights[2]) for e in touched],
+                lambda: [weight[e].sum() for w1, _, w2, _ in layers for weight in (w1, w2) for e in touched],
                 repeats,
             ),
         ]
@@ -129,7 +125,7 @@ def main() -> None:
     """Run everything."""
     args = options(__doc__)
     repeats = 3 if args.quick else 21
-    rows = [*many_frames(8, repeats), *many_frames(32, repeats), *few_frames(repeats)]
+    rows = [*many_frames(8, repeats), *many_frames(32, repeats), *few_frames(1, repeats), *few_frames(8, repeats)]
     report(rows, args.json)
 
 
