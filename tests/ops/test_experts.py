@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmel.ops import expert_mlp
+from sigmel.ops import expert_mlp, native
 from sigmel.ops.experts import cpu, reference
 from sigmel.ops.experts.reference import ACTIVATIONS, every_expert
 
@@ -139,3 +139,15 @@ def test_large_scores_do_not_overflow(activation):
     case = x, torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1), w1, torch.zeros(2, 16), w2, torch.zeros(2, 16)
     expected = ACTIVATIONS[activation](x.sum(1, keepdim=True)).expand(4, 16)
     torch.testing.assert_close(cpu.forward(*case, activation, keep=True)[0], expected, atol=1e-4, rtol=1e-5)
+
+
+def test_without_a_compiler_the_definition_serves(monkeypatch, tmp_path):
+    native.native.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    case = make(9, 16, 32, 3, 1, torch.float32)
+    with pytest.warns(UserWarning, match=r"a product each: cpu\.cpp cannot be compiled: .*nowhere"):
+        slow = expert_mlp(*case)
+    monkeypatch.undo()
+    native.native.cache_clear()
+    torch.testing.assert_close(slow, expert_mlp(*case), atol=1e-4, rtol=1e-5)

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,12 @@ def native(source: Path) -> Native:
     except (OSError, subprocess.CalledProcessError) as error:
         output = (getattr(error, "stderr", None) or "").strip().splitlines()
         return Native(None, f"{source.name} cannot be compiled: {output[-1] if output else error}")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """A warning, the first time that this is said."""
+    warnings.warn(message, stacklevel=4)
 
 
 def _load(source: Path) -> ctypes.CDLL:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sigmel.ops.native import native
+from sigmel.ops.native import native, warn_once
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 MULTIPLE = 16  # of the features that it takes
@@ -29,9 +29,17 @@ class Problem(ctypes.Structure):
 
 
 def serves(x: Tensor, w1: Tensor) -> bool:
-    """Whether it computes this: float32 on a CPU, with sizes that are multiples of 16, where there is a compiler."""
+    """Whether it computes this: float32 on a CPU, with sizes that are multiples of 16.
+
+    Where that cannot be compiled, it serves nothing, after one warning.
+    """
     sizes = w1.shape[1] % MULTIPLE == 0 and w1.shape[2] % MULTIPLE == 0
-    return x.device.type == "cpu" and x.dtype == torch.float32 and sizes and native(SOURCE).code is not None
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not sizes:
+        return False
+    problem = native(SOURCE).problem
+    if problem:
+        warn_once(f"experts take a form with a product each: {problem}")
+    return not problem
 
 
 def kept(x: Tensor, experts: Tensor, w1: Tensor) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from sigmel.ops.native import warn_once
 from sigmel.ops.sigmoid_attention import cpu, reference
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
@@ -96,14 +95,9 @@ def _implementation(q: Tensor) -> ModuleType:
     except ImportError as error:
         problem = f"{error.name} is not installed"
     if problem:
-        _warn(problem)
+        warn_once(f"sigmoid attention takes its slow form, with a matrix of weights: {problem}")
         return reference
     return module
-
-
-@functools.cache
-def _warn(problem: str) -> None:
-    warnings.warn(f"sigmoid attention takes its slow form, with a matrix of weights: {problem}", stacklevel=4)
 
 
 def sigmoid_attention(
