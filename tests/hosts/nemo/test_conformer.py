@@ -230,6 +230,15 @@ def test_experts_and_sigmoid_attention_go_together(conformer_config):
     assert model.encoder.layers[0].self_attn.layer_scale.requires_grad
 
 
+def test_attention_norms_want_all_layers_in_training(ours):
+    encoder = ours().encoder.train()
+    encoder(audio_signal=FEATURES, length=LENGTHS)
+    assert encoder.attention_norms.shape == (2,)
+    encoder.layers[0].eval()
+    encoder(audio_signal=FEATURES, length=LENGTHS)
+    assert encoder.attention_norms is None
+
+
 def test_a_shared_bias_stays_shared(conformer_config):
     model = swap_attention(EncDecCTCModel(cfg=conformer_config(untie_biases=False)))
     first, second = (layer.self_attn.pos_bias_u for layer in model.encoder.layers)

@@ -123,7 +123,9 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
                     aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
         if routing:
             self.report_routing(routing, outputs[1], aux_loss)
-        self.attention_norms = torch.stack([layer.self_attn.norm for layer in self.layers]) if self.training else None
+        # A layer that is frozen, in eval mode, measures nothing.
+        measured = self.training and all(layer.self_attn.training for layer in self.layers)
+        self.attention_norms = torch.stack([layer.self_attn.norm for layer in self.layers]) if measured else None
         return outputs
 
     def change_attention_model(self, *args: Any, **kwargs: Any) -> None:
