@@ -10,13 +10,14 @@ from sigmel.ops.experts import cpu, reference
 from sigmel.ops.experts.reference import ACTIVATIONS, every_expert
 
 
-def make(n, d, f, e, k, dtype=torch.float64, seed=0, drop=0.0):
+def make(n, d, f, e, k, dtype=torch.float64, seed=0, drop=0.0, activation="silu"):
     g = torch.Generator().manual_seed(seed)
     rand = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
     scores = torch.rand(n, e, generator=g, dtype=dtype)
     gates, experts = scores.topk(k, dim=-1)
     experts[torch.rand(n, generator=g) < drop] = -1
-    return rand(n, d), experts, gates, rand(e, f, d), rand(e, f), rand(e, d, f), rand(e, d)
+    inner = reference.inner_size(f, activation)
+    return rand(n, d), experts, gates, rand(e, inner, d), rand(e, inner), rand(e, d, f), rand(e, d)
 
 
 def frame_by_frame(x, experts, gates, w1, b1, w2, b2, activation):
@@ -39,7 +40,7 @@ def frame_by_frame(x, experts, gates, w1, b1, w2, b2, activation):
     seed=st.integers(0, 1000),
 )
 def test_equals_frame_by_frame_with_gradients(n, e, k, drop, activation, seed):
-    arguments = make(n, 4, 6, e, k, seed=seed, drop=drop)
+    arguments = make(n, 4, 6, e, k, seed=seed, drop=drop, activation=activation)
     ours = [t.clone().requires_grad_(t.is_floating_point()) for t in arguments]
     theirs = [t.clone().requires_grad_(t.is_floating_point()) for t in arguments]
     out, expected = expert_mlp(*ours, activation), frame_by_frame(*theirs, activation)
@@ -54,15 +55,17 @@ def test_equals_frame_by_frame_with_gradients(n, e, k, drop, activation, seed):
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_gradcheck(activation):
-    x, experts, gates, *weights = [t.requires_grad_(t.is_floating_point()) for t in make(7, 3, 5, 3, 2, drop=0.3)]
+    case = make(7, 3, 5, 3, 2, drop=0.3, activation=activation)
+    x, experts, gates, *weights = [t.requires_grad_(t.is_floating_point()) for t in case]
     assert torch.autograd.gradcheck(
         lambda x, g, *w: expert_mlp(x, experts, g, *w, activation), (x, gates, *weights), eps=1e-6
     )
 
 
-def test_every_expert_gives_the_same_output():
-    arguments = make(11, 4, 6, 3, 2, drop=0.3)
-    torch.testing.assert_close(every_expert(*arguments, "gelu")[0], expert_mlp(*arguments, "gelu"))
+@pytest.mark.parametrize("activation", ["gelu", "geglu"])
+def test_every_expert_gives_the_same_output(activation):
+    arguments = make(11, 4, 6, 3, 2, drop=0.3, activation=activation)
+    torch.testing.assert_close(every_expert(*arguments, activation)[0], expert_mlp(*arguments, activation))
 
 
 @pytest.mark.parametrize("size", [4, 16], ids=["definition", "kernel"])
@@ -84,8 +87,24 @@ def test_autocast_takes_its_dtype_and_stays_close():
 
 
 def test_unknown_activation_is_named():
-    with pytest.raises(ValueError, match="activation: 'swish' is none of relu, gelu, silu"):
+    with pytest.raises(ValueError, match="activation: 'swish' is none of relu, gelu, silu, reglu, geglu, swiglu"):
         expert_mlp(*make(2, 3, 4, 2, 1), "swish")
+
+
+@pytest.mark.parametrize(
+    ("number", "shape", "message"),
+    [
+        (0, (5, 3), r"x: shape \(5, 3\), expected \(5, 4\)"),
+        (2, (5, 2), r"gates: shape \(5, 2\), expected \(5, 1\)"),
+        (3, (3, 6, 4), r"w1: shape \(3, 6, 4\), expected \(3, 12, 4\)"),
+        (5, (4, 6), "w2, experts: 2 and 2 dimensions, expected 3 and 2"),
+    ],
+)
+def test_shapes_are_checked(number, shape, message):
+    arguments = list(make(5, 4, 6, 3, 1, activation="swiglu"))
+    arguments[number] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=message):
+        expert_mlp(*arguments, "swiglu")
 
 
 # --- The compiled kernel
@@ -93,9 +112,9 @@ def test_unknown_activation_is_named():
 
 def test_the_kernel_is_there():
     """Else the tests below would compare the definition with itself."""
-    assert cpu.serves(torch.zeros(1, 16), torch.zeros(2, 16, 16))
+    assert cpu.serves(torch.zeros(1, 16), torch.zeros(2, 16, 32))
     assert not cpu.serves(torch.zeros(1, 16).double(), torch.zeros(2, 16, 16).double())
-    assert not cpu.serves(torch.zeros(1, 24), torch.zeros(2, 16, 24))
+    assert not cpu.serves(torch.zeros(1, 24), torch.zeros(2, 24, 16))
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,7 +124,7 @@ def test_the_kernel_is_the_definition(data):
     n, e, k = draw(st.sampled_from([0, 1, 3, 20, 49, 300])), draw(st.integers(2, 6)), draw(st.integers(1, 2))
     d, f = draw(st.sampled_from([16, 80, 144])), draw(st.sampled_from([16, 96, 336]))
     drop, activation = draw(st.sampled_from([0.0, 0.3, 1.0])), draw(st.sampled_from(sorted(ACTIVATIONS)))
-    case = make(n, d, f, e, k, torch.float32, draw(st.integers(0, 1000)), drop)
+    case = make(n, d, f, e, k, torch.float32, draw(st.integers(0, 1000)), drop, activation)
     if draw(st.booleans()):
         case[1][:] = torch.where(case[1] < 0, -1, draw(st.integers(0, e - 1)))  # all on one expert
     case = *case[:3], case[3] * d**-0.5, case[4], case[5] * f**-0.5, case[6]
@@ -132,7 +151,7 @@ def test_what_is_not_finite_stays_with_its_frame(n, value):
     assert output[torch.arange(n) != 1].isfinite().all()
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(cpu.ACTIVATIONS))
 def test_large_scores_do_not_overflow(activation):
     x = torch.tensor([[-1e4], [-200.0], [200.0], [1e4]]).repeat(1, 16) / 16
     w1, w2 = torch.ones(2, 16, 16), torch.eye(16).expand(2, 16, 16).contiguous()

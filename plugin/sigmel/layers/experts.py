@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sigmel.errors import SigmelError
 from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.ops import expert_mlp
-from sigmel.ops.experts.reference import ACTIVATIONS
+from sigmel.ops.experts.reference import ACTIVATIONS, inner_size
 
 
 class FeedForward(nn.Module):
@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
     Args:
         d_model: D.
         ff_size: F.
-        activation: "relu", "gelu" or "silu".
+        activation: a key of `ACTIVATIONS`: "relu", "gelu", "silu", or gated "reglu", "geglu", "swiglu".
         dropout: probability, after the activation.
     """
 
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[activation]
-        self.linear1 = nn.Linear(d_model, ff_size)
+        self.linear1 = nn.Linear(d_model, inner_size(ff_size, activation))
         self.linear2 = nn.Linear(ff_size, d_model)
         self.dropout = nn.Dropout(dropout)
 
@@ -42,7 +42,7 @@ class ExpertFeedForward(nn.Module):
         d_model: D.
         ff_size: F, of one expert.
         num_experts: E.
-        activation: "relu", "gelu" or "silu".
+        activation: see `FeedForward`.
     """
 
     def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str):
@@ -50,8 +50,9 @@ class ExpertFeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
         self.activation = activation
-        self.w1 = nn.Parameter(torch.empty(num_experts, ff_size, d_model))
-        self.b1 = nn.Parameter(torch.empty(num_experts, ff_size))
+        inner = inner_size(ff_size, activation)
+        self.w1 = nn.Parameter(torch.empty(num_experts, inner, d_model))
+        self.b1 = nn.Parameter(torch.empty(num_experts, inner))
         self.w2 = nn.Parameter(torch.empty(num_experts, d_model, ff_size))
         self.b2 = nn.Parameter(torch.empty(num_experts, d_model))
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):

@@ -88,7 +88,7 @@ class OmniRouterEncoder(nn.Module):
             Default: "softmax".
         attention_options: further arguments of that attention, such as {"qk_norm": true}. Default: None.
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
-        activation: "silu", "relu" or "gelu", of the feed-forwards. Default: "silu".
+        activation: "silu", "relu", "gelu" or gated "swiglu", "reglu", "geglu", of the feed-forwards. Default: "silu".
         dropout: probability. Default: 0.1.
         routing: "dense", "switch" (a router a layer), "omni" (one router for all layers) or "path:<k>" (one for every
             k consecutive layers). Default: "omni".

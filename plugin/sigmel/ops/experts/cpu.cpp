@@ -19,9 +19,10 @@ constexpr int FEW = LANES / 4;  // fewer frames leave most of a vector of frames
 enum Activation : int64_t { RELU, GELU, SILU };
 
 // What is asked for, as sigmel/ops/experts/cpu.py lays it out. N frames with K choices, D features, E experts with F
-// hidden features each; D and F are multiples of LANES.
+// hidden features each; D and F are multiples of LANES. If gated, 2 F features go into the activation: its value is the
+// activation of the first F, times the others.
 struct Problem {
-  int64_t frames, choices, size, hidden, experts, activation, threads;
+  int64_t frames, choices, size, hidden, experts, activation, gated, threads;
   const float* x;         // (N, D)
   const int64_t* chosen;  // (N, K), -1 for none
   const float* gates;     // (N, K)
@@ -133,29 +134,44 @@ inline Activated activate(Vector x) {
   }
 }
 
-// Adds the bias to `rows` rows (rows, STRIP) of products; what comes out of the activation goes to `value`.
-template <Activation ACTIVATION>
-void activate_rows(const Strip& strip, int64_t rows, const float* bias, float* before, float* value) {
+// Adds the biases to `rows` rows (rows, STRIP) of products, and to those `other` further on if gated; what comes out of
+// the activation goes to `value`.
+template <Activation ACTIVATION, bool GATED>
+void activate_rows(const Strip& strip, int64_t rows, const float* bias, int64_t hidden, float* before, int64_t other,
+                   float* value) {
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
-      const Vector x = load(before + i * STRIP + j) + bias[i];
-      store(before + i * STRIP + j, x);
-      store(value + i * STRIP + j, activate<ACTIVATION>(x).value);
+      float* at = before + i * STRIP + j;
+      const Vector x = load(at) + bias[i];
+      store(at, x);
+      Vector y = activate<ACTIVATION>(x).value;
+      if constexpr (GATED) {
+        const Vector linear = load(at + other) + bias[i + hidden];
+        store(at + other, linear);
+        y *= linear;
+      }
+      store(value + i * STRIP + j, y);
     }
 }
 
-// Of the gradients of the values (rows, STRIP), those of what went into the activation; the values, times the gates;
-// and what each value gives to the gradient of its gate, added to `gate_sums`.
-template <Activation ACTIVATION>
-void deactivate_rows(const Strip& strip, int64_t rows, const float* before, const float* gates, float* grads,
-                     float* values, float* gate_sums) {
+// Of the gradients of the values (rows, STRIP), those of what went into the activation, here and, if gated, `other`
+// further on; the values, times the gates; and what each value gives to the gradient of its gate, added to `gate_sums`.
+template <Activation ACTIVATION, bool GATED>
+void deactivate_rows(const Strip& strip, int64_t rows, const float* before, int64_t other, const float* gates,
+                     float* grads, float* values, float* gate_sums) {
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < strip.vectors * LANES; j += LANES) {
-      const Activated activated = activate<ACTIVATION>(load(before + i * STRIP + j));
-      const Vector grad = load(grads + i * STRIP + j), gate = load(gates + j);
+      const int64_t at = i * STRIP + j;
+      Activated activated = activate<ACTIVATION>(load(before + at));
+      const Vector grad = load(grads + at), gate = load(gates + j);
+      if constexpr (GATED) {
+        const Vector linear = load(before + at + other);
+        store(grads + at + other, grad * activated.value * gate);
+        activated.value *= linear, activated.slope *= linear;
+      }
       store(gate_sums + j, load(gate_sums + j) + grad * activated.value);
-      store(values + i * STRIP + j, activated.value * gate);
-      store(grads + i * STRIP + j, grad * activated.slope * gate);
+      store(values + at, activated.value * gate);
+      store(grads + at, grad * activated.slope * gate);
     }
 }
 
@@ -213,10 +229,10 @@ void scatter(const Problem& problem, const Plan& plan, const Strip& strip, const
 
 int64_t pieces(const Plan& plan) { return int64_t(plan.strips.size()) * STRIP; }
 
-template <Activation ACTIVATION>
+template <Activation ACTIVATION, bool GATED>
 void run_forward(const Problem& problem) {
   const Plan plan(problem);
-  const int64_t size = problem.size, hidden = problem.hidden;
+  const int64_t size = problem.size, hidden = problem.hidden, inner = GATED ? 2 * hidden : hidden;
   static thread_local std::vector<float> kept;
   const int64_t spread = problem.choices == 1 ? 0 : problem.frames * problem.choices * size;
   Buffer shared(kept, pieces(plan) * (size + hidden) + spread);
@@ -226,7 +242,7 @@ void run_forward(const Problem& problem) {
   const auto few = [&](const Strip& strip) { return !problem.before && strip.count < FEW; };  // rows, not columns
 #pragma omp parallel num_threads(problem.threads)
   {
-    std::vector<float> memory(STRIP * std::max<int64_t>(size, ROWS));
+    std::vector<float> memory(STRIP * std::max<int64_t>(size, 2 * ROWS));
 #pragma omp for schedule(dynamic)
     for (size_t n = 0; n < plan.strips.size(); n++) {
       const Strip& strip = plan.strips[n];
@@ -236,8 +252,8 @@ void run_forward(const Problem& problem) {
 #pragma omp for schedule(dynamic)
     for (size_t t = 0; t < first.size(); t++) {
       const Task& task = first[t];
-      const float* w1 = problem.w1 + (task.group->expert * hidden + task.first) * size;
-      const float* b1 = problem.b1 + task.group->expert * hidden + task.first;
+      const float* w1 = problem.w1 + (task.group->expert * inner + task.first) * size;
+      const float* b1 = problem.b1 + task.group->expert * inner + task.first;
       for (int64_t n = task.group->first; n < task.group->end; n++) {
         const Strip& strip = plan.strips[n];
         const float* frames = columns + n * STRIP * size;
@@ -246,11 +262,21 @@ void run_forward(const Problem& problem) {
           run_few(strip, frames, size, w1, task.rows, b1, [&](int64_t frame, int64_t row, Vector x) {
             store(value + frame * hidden + task.first + row, activate<ACTIVATION>(x).value);
           });
+          if constexpr (GATED)
+            run_few(strip, frames, size, w1 + hidden * size, task.rows, b1 + hidden,
+                    [&](int64_t frame, int64_t row, Vector x) {
+                      float* at = value + frame * hidden + task.first + row;
+                      store(at, load(at) * x);
+                    });
           continue;
         }
-        float* before = problem.before ? problem.before + (n * hidden + task.first) * STRIP : memory.data();
+        float* before = problem.before ? problem.before + (n * inner + task.first) * STRIP : memory.data();
+        const int64_t other = (problem.before ? hidden : ROWS) * STRIP;
         product(task.rows, strip.vectors, size, w1, size, 1, frames, STRIP, before, STRIP, false);
-        activate_rows<ACTIVATION>(strip, task.rows, b1, before, value + task.first * STRIP);
+        if constexpr (GATED)
+          product(task.rows, strip.vectors, size, w1 + hidden * size, size, 1, frames, STRIP, before + other, STRIP,
+                  false);
+        activate_rows<ACTIVATION, GATED>(strip, task.rows, b1, hidden, before, other, value + task.first * STRIP);
       }
     }
 #pragma omp for schedule(dynamic)
@@ -279,25 +305,25 @@ void run_forward(const Problem& problem) {
   }
 }
 
-template <Activation ACTIVATION>
+template <Activation ACTIVATION, bool GATED>
 void run_backward(const Problem& problem) {
   const Plan plan(problem);
-  const int64_t size = problem.size, hidden = problem.hidden;
+  const int64_t size = problem.size, hidden = problem.hidden, inner = GATED ? 2 * hidden : hidden;
   const int64_t spread = problem.choices == 1 ? 0 : problem.frames * problem.choices * size;
   const std::vector<Task> first = tasks_of(plan, hidden), second = tasks_of(plan, size);
   const int64_t blocks = (hidden + ROWS - 1) / ROWS;
   static thread_local std::vector<float> kept;
-  Buffer shared(kept, pieces(plan) * (2 * size + 2 * hidden + blocks) + spread);
+  Buffer shared(kept, pieces(plan) * (2 * size + hidden + inner + blocks) + spread);
   // By strips: the frames as rows, the gradients as columns, the values as rows (times their gates), the gradients of
   // what went into the activation as columns, and for each block of hidden features what it gives to those of the gates.
   float *x = shared.take(pieces(plan) * size), *grads = shared.take(pieces(plan) * size);
-  float *values = shared.take(pieces(plan) * hidden), *grads_before = shared.take(pieces(plan) * hidden);
+  float *values = shared.take(pieces(plan) * hidden), *grads_before = shared.take(pieces(plan) * inner);
   float *gate_sums = shared.take(pieces(plan) * blocks), *rows = shared.take(spread);
   std::vector<bool> idle(problem.experts, true);
   for (const Group& group : plan.groups) idle[group.expert] = false;
 #pragma omp parallel num_threads(problem.threads)
   {
-    std::vector<float> memory(STRIP * std::max<int64_t>(size, ROWS));
+    std::vector<float> memory(STRIP * std::max<int64_t>(size, 2 * ROWS));
 #pragma omp for schedule(dynamic)
     for (size_t n = 0; n < plan.strips.size(); n++) {
       gather(problem, plan, plan.strips[n], problem.x, x + n * STRIP * size);
@@ -311,23 +337,25 @@ void run_backward(const Problem& problem) {
       const int64_t expert = task.group->expert;
       for (int64_t n = task.group->first; n < task.group->end; n++) {
         const Strip& strip = plan.strips[n];
-        float* grad = grads_before + (n * hidden + task.first) * STRIP;
+        float* grad = grads_before + (n * inner + task.first) * STRIP;
         float* sums = gate_sums + (n * blocks + task.first / ROWS) * STRIP;
         float gates[STRIP];
         gates_of(problem, plan, strip, gates);
         std::memset(sums, 0, sizeof(float) * STRIP);
         product(task.rows, strip.vectors, size, problem.w2 + expert * size * hidden + task.first, 1, hidden,
                 grads + n * STRIP * size, STRIP, grad, STRIP, false);
-        deactivate_rows<ACTIVATION>(strip, task.rows, problem.before + (n * hidden + task.first) * STRIP, gates, grad,
-                                    memory.data(), sums);
+        deactivate_rows<ACTIVATION, GATED>(strip, task.rows, problem.before + (n * inner + task.first) * STRIP,
+                                           hidden * STRIP, gates, grad, memory.data(), sums);
         transpose(memory.data(), STRIP, task.rows, strip.count, values + n * STRIP * hidden + task.first, hidden);
-        product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
-                problem.grad_w1 + (expert * hidden + task.first) * size, size, n > task.group->first);
-        for (int64_t i = 0; i < task.rows; i++) {
-          float sum = 0.0f;
-          for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j];
-          float& total = problem.grad_b1[expert * hidden + task.first + i];
-          total = n > task.group->first ? total + sum : sum;
+        for (int64_t row = task.first; row < inner; row += hidden, grad += hidden * STRIP) {
+          product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
+                  problem.grad_w1 + (expert * inner + row) * size, size, n > task.group->first);
+          for (int64_t i = 0; i < task.rows; i++) {
+            float sum = 0.0f;
+            for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j];
+            float& total = problem.grad_b1[expert * inner + row + i];
+            total = n > task.group->first ? total + sum : sum;
+          }
         }
       }
     }
@@ -349,8 +377,8 @@ void run_backward(const Problem& problem) {
           float& total = problem.grad_b2[expert * size + task.first + i];
           total = n > task.group->first ? total + sum : sum;
         }
-        product(task.rows, strip.vectors, hidden, problem.w1 + expert * hidden * size + task.first, 1, size,
-                grads_before + n * STRIP * hidden, STRIP, memory.data(), STRIP, false);
+        product(task.rows, strip.vectors, inner, problem.w1 + expert * inner * size + task.first, 1, size,
+                grads_before + n * STRIP * inner, STRIP, memory.data(), STRIP, false);
         scatter(problem, plan, strip, task, memory.data(), nullptr, gates, problem.grad_x, rows);
       }
     }
@@ -375,27 +403,24 @@ void run_backward(const Problem& problem) {
 #pragma omp for schedule(dynamic)
     for (int64_t e = 0; e < problem.experts; e++) {
       if (!idle[e]) continue;
-      std::memset(problem.grad_w1 + e * hidden * size, 0, sizeof(float) * hidden * size);
+      std::memset(problem.grad_w1 + e * inner * size, 0, sizeof(float) * inner * size);
       std::memset(problem.grad_w2 + e * hidden * size, 0, sizeof(float) * hidden * size);
-      std::memset(problem.grad_b1 + e * hidden, 0, sizeof(float) * hidden);
+      std::memset(problem.grad_b1 + e * inner, 0, sizeof(float) * inner);
       std::memset(problem.grad_b2 + e * size, 0, sizeof(float) * size);
     }
   }
 }
 
-template <Activation... ACTIVATIONS>
-struct Run {
-  static void forward(const Problem& problem) {
-    ((problem.activation == ACTIVATIONS ? run_forward<ACTIVATIONS>(problem) : void()), ...);
-  }
-  static void backward(const Problem& problem) {
-    ((problem.activation == ACTIVATIONS ? run_backward<ACTIVATIONS>(problem) : void()), ...);
-  }
-};
+using Run = void (*)(const Problem&);  // by activation, and whether it is gated
 
-using Runs = Run<RELU, GELU, SILU>;
+constexpr Run FORWARD[][2] = {{run_forward<RELU, false>, run_forward<RELU, true>},
+                              {run_forward<GELU, false>, run_forward<GELU, true>},
+                              {run_forward<SILU, false>, run_forward<SILU, true>}};
+constexpr Run BACKWARD[][2] = {{run_backward<RELU, false>, run_backward<RELU, true>},
+                               {run_backward<GELU, false>, run_backward<GELU, true>},
+                               {run_backward<SILU, false>, run_backward<SILU, true>}};
 
 }  // namespace
 
-extern "C" void forward(const Problem* problem) { Runs::forward(*problem); }
-extern "C" void backward(const Problem* problem) { Runs::backward(*problem); }
+extern "C" void forward(const Problem* problem) { FORWARD[problem->activation][problem->gated](*problem); }
+extern "C" void backward(const Problem* problem) { BACKWARD[problem->activation][problem->gated](*problem); }

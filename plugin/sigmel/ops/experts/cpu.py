@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sigmel.ops.experts.reference import GATED
 from sigmel.ops.native import native, warn_once
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -21,19 +22,19 @@ class Problem(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("frames", "choices", "size", "hidden")),
-        *((name, ctypes.c_int64) for name in ("experts", "activation", "threads")),
+        *((name, ctypes.c_int64) for name in ("experts", "activation", "gated", "threads")),
         *((name, ctypes.c_void_p) for name in ("x", "chosen", "gates", "w1", "b1", "w2", "b2", "output", "before")),
         *((name, ctypes.c_void_p) for name in ("grad", "grad_x", "grad_gates")),
         *((name, ctypes.c_void_p) for name in ("grad_w1", "grad_b1", "grad_w2", "grad_b2")),
     ]
 
 
-def serves(x: Tensor, w1: Tensor) -> bool:
+def serves(x: Tensor, w2: Tensor) -> bool:
     """Whether it computes this: float32 on a CPU, with sizes that are multiples of 16.
 
     Where that cannot be compiled, it serves nothing, after one warning.
     """
-    sizes = w1.shape[1] % MULTIPLE == 0 and w1.shape[2] % MULTIPLE == 0
+    sizes = w2.shape[1] % MULTIPLE == 0 and w2.shape[2] % MULTIPLE == 0
     if x.device.type != "cpu" or x.dtype != torch.float32 or not sizes:
         return False
     problem = native(SOURCE).problem
@@ -107,9 +108,9 @@ def _problem(
     """The tensors as cpu.cpp takes them, and the structure that points into them."""
     inputs = [x, experts, gates.float(), w1, b1, w2, b2]
     inputs = [tensor.contiguous() for tensor in inputs]
-    shape = (*experts.shape, x.shape[1], w1.shape[1], w1.shape[0])
+    kind = ACTIVATIONS.index(GATED.get(activation, activation)), activation in GATED
     pointers = [tensor.data_ptr() for tensor in inputs]
-    return inputs, Problem(*shape, ACTIVATIONS.index(activation), torch.get_num_threads(), *pointers)
+    return inputs, Problem(*experts.shape, *w2.shape[1:], len(w2), *kind, torch.get_num_threads(), *pointers)
 
 
 def _call(function: str, problem: Problem, inputs: list[Tensor]) -> None:

@@ -20,13 +20,13 @@ def _expert_mlp(
     activation: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    module = cpu if cpu.serves(x, w1) else reference
+    module = cpu if cpu.serves(x, w2) else reference
     return module.forward(x, experts, gates, w1, b1, w2, b2, activation, keep)
 
 
 @_expert_mlp.register_fake
 def _(x, experts, gates, w1, b1, w2, b2, activation, keep):  # type: ignore[no-untyped-def]
-    module = cpu if cpu.serves(x, w1) else reference
+    module = cpu if cpu.serves(x, w2) else reference
     return torch.empty_like(x), module.kept(x, experts, w1) if keep else x.new_empty(0)
 
 
@@ -43,7 +43,7 @@ def _expert_mlp_backward(
     b2: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = cpu if cpu.serves(x, w1) else reference
+    module = cpu if cpu.serves(x, w2) else reference
     return module.backward(grad, before, x, experts, gates, w1, b1, w2, b2, activation)
 
 
@@ -85,18 +85,20 @@ def expert_mlp(
         x: (N, D) frames.
         experts: (N, K) int64, chosen experts in [0, E); -1 excludes a frame, whose output is zero.
         gates: (N, K) weight of each choice.
-        w1: (E, F, D) first projections; b1: (E, F) their biases.
+        w1: (E, F, D) first projections; b1: (E, F) their biases. Of a gated activation 2 F: first what is activated,
+            then what that is multiplied with.
         w2: (E, D, F) second projections; b2: (E, D) their biases.
-        activation: "relu", "gelu" or "silu". Default: "silu".
+        activation: "relu", "gelu", "silu", or gated "reglu", "geglu", "swiglu" (arXiv 2002.05202). Default: "silu".
 
     Returns:
         (N, D) outputs in the dtype of x (of autocast, where it is on).
 
     Raises:
-        ValueError: an unknown activation.
+        ValueError: an unknown activation, or shapes that do not fit, by name.
     """
     if activation not in reference.ACTIVATIONS:
         raise ValueError(f"activation: {activation!r} is none of {', '.join(reference.ACTIVATIONS)}")
+    _check_shapes(x, experts, gates, w1, b1, w2, b2, activation)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
@@ -104,3 +106,22 @@ def expert_mlp(
     run = reference.every_expert if torch.jit.is_tracing() else torch.ops.sigmel.expert_mlp
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, gates, w1, b1, w2, b2))
     return run(x, experts, gates, w1, b1, w2, b2, activation, keep)[0]
+
+
+def _check_shapes(
+    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
+) -> None:
+    if w2.dim() != 3 or experts.dim() != 2:
+        raise ValueError(f"w2, experts: {w2.dim()} and {experts.dim()} dimensions, expected 3 and 2")
+    count, size, hidden = w2.shape
+    inner = reference.inner_size(hidden, activation)
+    expected = {
+        "x": (x, (experts.shape[0], size)),
+        "gates": (gates, tuple(experts.shape)),
+        "w1": (w1, (count, inner, size)),
+        "b1": (b1, (count, inner)),
+        "b2": (b2, (count, size)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected {shape}")

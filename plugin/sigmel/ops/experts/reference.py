@@ -19,6 +19,33 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_backward,
     "silu": torch.ops.aten.silu_backward,
 }
+# Gated linear units (arXiv 2002.05202): the activation of the first half of what comes in, times the second half.
+GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
+
+
+def _gated(activation: str) -> Callable[[Tensor], Tensor]:
+    def value(x: Tensor) -> Tensor:
+        gate, linear = x.chunk(2, dim=-1)
+        return ACTIVATIONS[activation](gate) * linear
+
+    return value
+
+
+def _gated_derivative(activation: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def derivative(grad: Tensor, x: Tensor) -> Tensor:
+        gate, linear = x.chunk(2, dim=-1)
+        return torch.cat([DERIVATIVES[activation](grad * linear, gate), grad * ACTIVATIONS[activation](gate)], dim=-1)
+
+    return derivative
+
+
+for _name, _activation in GATED.items():
+    ACTIVATIONS[_name], DERIVATIVES[_name] = _gated(_activation), _gated_derivative(_activation)
+
+
+def inner_size(ff_size: int, activation: str) -> int:
+    """Features that go into an activation that gives `ff_size`."""
+    return 2 * ff_size if activation in GATED else ff_size
 
 
 class Groups:
@@ -86,12 +113,12 @@ def forward(
         x: (N, D) frames.
         experts: (N, K) int64 chosen experts, -1 for none.
         gates: (N, K) weight of each choice.
-        w1, b1, w2, b2: (E, F, D), (E, F), (E, D, F), (E, D) parameters.
+        w1, b1, w2, b2: (E, F, D), (E, F), (E, D, F), (E, D) parameters; of the first two, 2 F for a gated activation.
         activation: a key of `ACTIVATIONS`.
         keep: for a backward pass.
 
     Returns:
-        (N, D) outputs and, to `keep`, the (N * K, F) pre-activations in sorted order, else nothing.
+        (N, D) outputs and, to `keep`, the (N * K, F or 2 F) pre-activations in sorted order, else nothing.
     """
     groups = Groups(experts, w1.shape[0])
     rows = x[groups.frame]
@@ -120,7 +147,7 @@ def backward(
     groups = Groups(experts, w1.shape[0])
     rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
     grad_out, value = grad_rows * gate, ACTIVATIONS[activation](before)
-    grad_value, grad_gate = groups.allocate(before, before.shape[1]), groups.allocate(before)
+    grad_value, grad_gate = groups.allocate(before, w2.shape[2]), groups.allocate(before)
     grad_w1, grad_b1, grad_w2, grad_b2 = map(torch.zeros_like, (w1, b1, w2, b2))
     for e, block in groups.blocks:
         torch.mm(grad_rows[block], w2[e], out=grad_value[block])  # of the ungated output: the gate's gradient needs it
