@@ -9,7 +9,7 @@ from sigmel.models.export import export_onnx, export_program
 OPTIONS = [
     {"block": "conformer", "subsampling": "conv", "positions": "rope"},
     {"block": "transformer", "subsampling": "stack", "positions": "sinusoidal", "chunk_size": 1, "left_context": 6},
-    {"block": "conformer", "subsampling": "stack", "positions": "alibi", "attention": "sigmoid", "activation": "swiglu"},
+    {"subsampling": "stack", "positions": "alibi", "attention": "sigmoid", "activation": "swiglu"},
     {"block": "transformer", "subsampling": "stack", "positions": "relative", "attention": "sigmoid"},
 ]
 
