@@ -130,7 +130,16 @@ def test_doctor_is_content_with_what_works(libraries, capsys):
     assert report["problems"] == []
     assert report["sigmel"] == sigmel.__version__
     assert report["torch"].startswith(sys.modules["torch"].__version__)
-    assert report["kernels"]["experts"]["cpu"] == "reference"
+    assert report["kernels"]["experts"]["cpu"] == "cpu"
+
+
+def test_doctor_says_that_there_is_no_compiler(libraries, capsys, monkeypatch, tmp_path):
+    libraries(numpy=("numpy", "numpy"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert cli.main(["doctor", "--json"]) == 0
+    kernels = json.loads(capsys.readouterr().out)["kernels"]
+    assert kernels["experts"]["cpu"].startswith("reference: cpu.cpp cannot be compiled: ")
 
 
 def test_doctor_fails_when_something_required_is_missing(libraries, capsys):

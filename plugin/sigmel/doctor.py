@@ -15,7 +15,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -104,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         torch_found = pool.submit(_torch_facts)
         plugins = pool.submit(_plugin_problems)
+        compiled = pool.submit(_compile_problems)
         findings = list(pool.map(_examine, LIBRARIES))
     torch, gpus = torch_found.result()
     problems = [
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         "torch": torch,
         "gpu": gpus,
         "libraries": [dataclasses.asdict(found) for found in findings],
-        "kernels": _kernels(["cpu", "cuda"] if gpus else ["cpu"]),
+        "kernels": _kernels(["cpu", "cuda"] if gpus else ["cpu"], compiled.result()),
         "problems": problems,
     }
     print(json.dumps(report, indent=2) if arguments.json else _text(report))
@@ -199,7 +200,20 @@ def _python(code: str) -> tuple[str, str]:
     return "", lines[-1] if lines else f"exited with status {done.returncode} while it was imported"
 
 
-def _kernels(devices: Iterable[str]) -> dict[str, dict[str, str]]:
+def _compile_problems() -> dict[str, str]:
+    """Why the C++ of an op cannot be compiled here, of each op for which that is so; compiles what is not yet."""
+    output, _ = _python(
+        "import json, sigmel.ops\n"
+        "from pathlib import Path\n"
+        "from sigmel.ops.native import native\n"
+        "sources = Path(sigmel.ops.__file__).parent.glob('*/cpu.cpp')\n"
+        "problems = {source.parent.name: native(source).problem for source in sources}\n"
+        "print(json.dumps({op: problem for op, problem in problems.items() if problem}))"
+    )
+    return json.loads(output.splitlines()[-1]) if output else {}
+
+
+def _kernels(devices: Iterable[str], broken: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """The implementation of each op on each device: the device's own, if the op's folder has one, or the reference."""
     spec = importlib.util.find_spec("sigmel.ops")  # Importing it would import torch, which may be what is broken.
     kernels = {}
@@ -208,6 +222,8 @@ def _kernels(devices: Iterable[str]) -> dict[str, dict[str, str]]:
             if op.ispkg:
                 files = {module.name for module in pkgutil.iter_modules([os.path.join(folder, op.name)])}
                 kernels[op.name] = {device: device if device in files else "reference" for device in devices}
+                if op.name in broken:
+                    kernels[op.name]["cpu"] = f"reference: {broken[op.name]}"
     return kernels
 
 
