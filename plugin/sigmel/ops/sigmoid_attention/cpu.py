@@ -92,13 +92,12 @@ def _code() -> ctypes.CDLL:
 def _prepared(inputs: Inputs) -> Inputs:
     """In the types and layouts that cpu.cpp takes; what is so already is not copied."""
     q, k, v, bias, slopes, layout = inputs[:6]
-    if layout.page_table is not None and layout.key_lengths is not None:
-        pages = torch.arange(layout.page_table.shape[1])
-        used = pages * k.shape[2] < layout.key_lengths[:, None]
-        table = layout.page_table.to(torch.int64).where(used, 0).contiguous()
+    if layout.page_table is not None:
+        table = layout.page_table.to(torch.int64).contiguous()
         if not (_usable(k) and _usable(v)):
-            # What has to be copied: only the pages in use, of a cache that may hold many others.
-            k, v = (x[table.flatten()] for x in (k, v))
+            # What has to be copied: only the pages in the table, of a cache that may hold many others.
+            pages = table.flatten().clamp(0, len(k) - 1)  # an entry beyond a length may be anything
+            k, v = k[pages], v[pages]
             table = torch.arange(table.numel()).view_as(table)
         layout = layout._replace(page_table=table)
     return inputs._replace(

@@ -327,8 +327,9 @@ def _check_pages(page_table: Tensor, key_lengths: Tensor, cache: Tensor) -> None
         return
     pages, size = cache.shape[0], max(cache.shape[2], 1)
     used = page_table[torch.arange(page_table.shape[1]) * size < key_lengths.cpu()[:, None]]
-    if used.numel() and (used.min() < 0 or used.max() >= pages):
-        raise ValueError(f"page_table: pages {int(used.min())} to {int(used.max())}, but k_cache has {pages}")
+    low, high = map(int, used.aminmax()) if used.numel() else (0, -1)
+    if low < 0 or high >= pages:
+        raise ValueError(f"page_table: pages {low} to {high}, but k_cache has {pages}")
 
 
 def _check_lengths(name: str, lengths: Tensor | None, count: int, limit: int | None) -> None:
