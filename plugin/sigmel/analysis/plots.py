@@ -45,7 +45,7 @@ def training_curve(metrics: Path) -> Figure:
         found = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         return [step for step, _ in found], [value for _, value in found]
 
-    figure, (top, middle, bottom) = _pyplot().subplots(
+    figure, (top, middle, bottom) = load_pyplot().subplots(
         3, 1, figsize=(8, 6.5), sharex=True, height_ratios=[3, 1, 1], layout="constrained"
     )
     top.plot(*column("train_loss"), color="tab:blue", label="training loss")
@@ -73,7 +73,7 @@ def load_per_layer(report: dict[str, Any], name: str) -> Figure:
     load = np.full((len(layers), experts), np.nan)
     for index, layer in enumerate(layers):
         load[index, : len(layer["load"])] = layer["load"]
-    figure, axes = _pyplot().subplots(figsize=(1.6 + experts * 0.9, 1.4 + len(layers) * 0.5), layout="constrained")
+    figure, axes = load_pyplot().subplots(figsize=(1.6 + experts * 0.9, 1.4 + len(layers) * 0.5), layout="constrained")
     image = axes.imshow(100 * load, cmap="viridis", vmin=0, aspect="auto")
     for (layer, expert), share in np.ndenumerate(load):
         if not np.isnan(share):
@@ -91,14 +91,15 @@ def expert_use(report: dict[str, Any]) -> Figure:
     samples, sample_rate = read_audio(utterance["audio_filepath"])
     experts = np.array(utterance["experts"])  # (layers, frames)
     seconds = len(samples) / sample_rate
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(10, 3.4 + 0.35 * len(experts)), sharex=True, height_ratios=[1.2, 1], layout="constrained"
     )
     image = top.imshow(
         log_mel(samples, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 64)
     )
-    top.set(ylabel="mel channel", title=f"“{utterance['text']}”")
+    top.set(ylabel="mel channel")
+    top.set_title(f"“{utterance['text']}”", parse_math=False)  # a dollar sign is one
     figure.colorbar(image, ax=top, label="energy (dB)")
     count = max(len(layer["load"]) for layer in report["layers"])
     colours = pyplot.get_cmap("tab20" if count > 10 else "tab10", max(count, 2))
@@ -116,7 +117,12 @@ def expert_use(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """Matplotlib's pyplot, drawing into files.
+
+    Raises:
+        SigmelError: it is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:

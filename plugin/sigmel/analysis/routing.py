@@ -16,6 +16,12 @@ from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
 WATCHED = 200  # utterances of a set are enough for its statistics
 
 
+def jaccard(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of the experts each frame has in (N, K) and (N, K'): (N,) float64, those in both by those in either."""
+    common = (a[:, :, None] == b[:, None, :]).sum((1, 2)).double()
+    return common / (a.shape[1] + b.shape[1] - common)
+
+
 class RoutingStatistics:
     """Sums over batches; `update` with what the encoder returned, `summary` at any time.
 
@@ -50,9 +56,7 @@ class RoutingStatistics:
             log_p = decision.logits[valid].double().log_softmax(-1)
             self._entropy[layer] -= (log_p.exp() * log_p).sum().cpu()
             if layer:
-                before = routing[layer - 1].experts[valid]
-                common = (chosen[:, :, None] == before[:, None, :]).sum((1, 2)).double()
-                self._overlap[layer - 1] += (common / (chosen.shape[1] + before.shape[1] - common)).sum().cpu()
+                self._overlap[layer - 1] += jaccard(chosen, routing[layer - 1].experts[valid]).sum().cpu()
 
     def summary(self) -> dict[str, Any]:
         """What was seen so far, ready for JSON.

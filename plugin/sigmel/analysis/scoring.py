@@ -60,7 +60,7 @@ def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequenc
     Raises:
         SigmelError: their numbers differ, or all references are empty, so that there is no rate.
     """
-    kaldialign = _kaldialign()
+    kaldialign = load_kaldialign()
     if len(references) != len(hypotheses):
         raise SigmelError(f"{len(references)} references, but {len(hypotheses)} hypotheses")
     if not any(references):
@@ -115,7 +115,7 @@ def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, Erro
     Raises:
         SigmelError: as `error_rate`.
     """
-    kaldialign = _kaldialign()
+    kaldialign = load_kaldialign()
     references = [row["text"].split() for row in rows]
     hypotheses = [row["pred_text"].split() for row in rows]
     words = error_rate(references, hypotheses)
@@ -159,7 +159,12 @@ def result_row(test_set: str, words: ErrorRate, characters: ErrorRate) -> dict[s
     }
 
 
-def _kaldialign() -> Any:
+def load_kaldialign() -> Any:
+    """The module kaldialign.
+
+    Raises:
+        SigmelError: it is not installed.
+    """
     try:
         import kaldialign
     except ImportError as error:
