@@ -95,6 +95,24 @@ def test_a_restricted_frame_takes_the_best_expert_that_continues_a_path(encoder,
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("groups", ["2x3-2x5", "2x5-2x3"])
+def test_layers_may_differ_in_their_number_of_experts(features, groups):
+    encoder = OmniRouterEncoder(input_size=8, d_model=16, num_layers=4, num_heads=2, expert_layers=groups).eval()
+    plain = encoder(features, LENGTHS)
+    paths = count_paths(first_choices(plain).flatten(0, 1)).paths
+    with disturbed(encoder, restrict(paths)):
+        assert torch.equal(encoder(features, LENGTHS).hidden, plain.hidden)
+    with disturbed(encoder, restrict(paths[:1])):
+        assert set(map(tuple, first_choices(encoder(features, LENGTHS)).flatten(0, 1).tolist())) == {
+            tuple(paths[0].tolist())
+        }
+    sizes = [decision.logits.shape[-1] for decision in plain.routing]
+    with disturbed(encoder, shuffle(sizes, seed=0)):
+        for decision, size in zip(encoder(features, LENGTHS).routing, sizes, strict=True):
+            assert int(decision.experts.max()) < size
+
+
+@torch.no_grad()
 def test_a_seed_says_what_happens(encoder, features):
     def run(change):
         with disturbed(encoder, change):

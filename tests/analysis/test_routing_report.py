@@ -16,7 +16,7 @@ pytest.importorskip("yaml")
 
 from sigmel.analysis import recogniser, robustness
 from sigmel.analysis.paths import count_paths
-from sigmel.analysis.routing_report import collect
+from sigmel.analysis.routing_tables import collect
 from sigmel.cli import main
 from sigmel.data.manifest import read_rows
 from sigmel.hosts import convert
