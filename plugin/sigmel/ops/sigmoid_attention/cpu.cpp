@@ -134,21 +134,26 @@ const float* gather(const float* base, const Strides& strides, int64_t row, int6
   return memory;
 }
 
-// The same of the keys, or values, of a task, which may lie in pages.
+// Where a key, or a value, of a task lies.
+const float* place(const Problem& problem, const Task& task, const float* base, const Strides& strides, int64_t key) {
+  const Sequence& sequence = problem.sequence[task.sequence];
+  const int64_t head = task.head / (problem.heads / problem.key_heads);
+  if (problem.page_table == nullptr) return at(base, strides, sequence.row, head, sequence.key + key);
+  const int64_t page = problem.page_table[task.sequence * problem.pages + key / problem.page_size];
+  return at(base, strides, page, head, key % problem.page_size);
+}
+
+// As `gather`: keys, or values, of a task, which may lie in pages.
 const float* gather_keys(const Problem& problem, const Task& task, const float* base, const Strides& strides,
                          int64_t key, int64_t count, float* memory) {
-  const Sequence& sequence = problem.sequence[task.sequence];
-  const int64_t head = task.head / (problem.heads / problem.key_heads), size = problem.size;
-  if (problem.page_table == nullptr)
-    return gather(base, strides, sequence.row, head, sequence.key + key, count, size, memory);
-  const int64_t* pages = problem.page_table + task.sequence * problem.pages;
-  for (int64_t done = 0; done < count;) {
-    const int64_t page = pages[(key + done) / problem.page_size], first = (key + done) % problem.page_size;
-    const int64_t now = std::min(count - done, problem.page_size - first);
-    const float* from = gather(base, strides, page, head, first, now, size, memory + done * size);
-    if (now == count) return from;
-    if (from != memory + done * size) std::memcpy(memory + done * size, from, sizeof(float) * now * size);
-    done += now;
+  const int64_t size = problem.size;
+  for (int64_t done = 0, now; done < count; done += now) {
+    now = count - done;
+    if (problem.page_table) now = std::min(now, problem.page_size - (key + done) % problem.page_size);
+    const float* from = place(problem, task, base, strides, key + done);
+    if (now == count && strides.time == size) return from;
+    for (int64_t i = 0; i < now; i++)
+      std::memcpy(memory + (done + i) * size, from + i * strides.time, sizeof(float) * size);
   }
   return memory;
 }
@@ -193,8 +198,13 @@ void run_few(const Problem& problem, const Task& task, const Weighing& weighing,
     if (problem.page_table) keys = std::min(keys, problem.page_size - key % problem.page_size);  // no copies
     const float* k = gather_keys(problem, task, problem.k, problem.k_strides, key, keys, memory.k);
     const float* v = gather_keys(problem, task, problem.v, problem.v_strides, key, keys, memory.v);
+    // One query waits for memory, not for arithmetic: the next keys are fetched meanwhile, as the values are.
+    const int64_t after = key + keys, k_time = problem.k_strides.time;
+    const float* next = after < strip.any_end ? place(problem, task, problem.k, problem.k_strides, after) : nullptr;
     for (int64_t n = 0; n < count; n++) {
       for (int64_t first = 0; first < keys; first += LANES) {
+        for (int64_t i = 0; i < LANES && next && n == 0; i++)
+          for (int64_t j = 0; j < size; j += LANES) __builtin_prefetch(next + (first + i) * k_time + j);
         Vector score;
         Integers number;
         dots<1>(k + first * size, size, keys - first, size, q + n * q_time, 0, v + first * size, &score);
