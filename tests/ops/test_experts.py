@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.library import opcheck
 
 from sigmel.ops import expert_mlp, native
 from sigmel.ops.experts import cpu, reference
-from sigmel.ops.experts.reference import ACTIVATIONS, every_expert
+from sigmel.ops.experts.reference import ACTIVATIONS, Inputs, every_expert
 
 
 def make(n, d, f, e, k, dtype=torch.float64, seed=0, drop=0.0, activation="silu"):
@@ -74,7 +75,7 @@ def test_opcheck(size, monkeypatch):
     monkeypatch.setattr(cpu, "kept", lambda *arguments: room(*arguments).zero_())
     x, experts, gates, *weights = make(6, size, 16, 3, 1, dtype=torch.float32, drop=0.2)
     tensors = [t.requires_grad_() for t in (x, gates, *weights)]
-    torch.library.opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu", True))
+    opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu", True))
 
 
 def test_autocast_takes_its_dtype_and_stays_close():
@@ -107,14 +108,27 @@ def test_shapes_are_checked(number, shape, message):
         expert_mlp(*arguments, "swiglu")
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("expert", "message"), [(3, "from 0 to 3, expected -1, .* to 2"), (-2, "from -2 to ")])
+def test_experts_that_are_not_there_are_named(expert, message, compiled):
+    x, experts, *rest = make(5, 16, 16, 3, 1, torch.float32)
+    experts[:] = 0
+    experts[2] = expert
+    run = torch.compile(expert_mlp, fullgraph=True, backend="aot_eager") if compiled else expert_mlp
+    with pytest.raises(ValueError, match=f"experts: {message}"):
+        run(x, experts, *rest)
+    with pytest.raises(ValueError, match=r"experts: torch.int32, expected torch.int64"):
+        expert_mlp(x, experts.int(), *rest)
+
+
 # --- The compiled kernel
 
 
 def test_the_kernel_is_there():
     """Else the tests below would compare the definition with itself."""
-    assert cpu.serves(torch.zeros(1, 16), torch.zeros(2, 16, 32))
-    assert not cpu.serves(torch.zeros(1, 16).double(), torch.zeros(2, 16, 16).double())
-    assert not cpu.serves(torch.zeros(1, 24), torch.zeros(2, 24, 16))
+    assert cpu.serves(Inputs(*make(1, 16, 32, 2, 1, torch.float32), "silu"))
+    assert not cpu.serves(Inputs(*make(1, 16, 32, 2, 1, torch.float64), "silu"))
+    assert not cpu.serves(Inputs(*make(1, 24, 16, 2, 1, torch.float32), "silu"))
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,15 +143,17 @@ def test_the_kernel_is_the_definition(data):
         case[1][:] = torch.where(case[1] < 0, -1, draw(st.integers(0, e - 1)))  # all on one expert
     case = *case[:3], case[3] * d**-0.5, case[4], case[5] * f**-0.5, case[6]
     wide = [x.double() if x.is_floating_point() else x for x in case]
-    output, kept = cpu.forward(*case, activation, keep=True)
-    expected, hidden = reference.forward(*wide, activation, keep=True)
+    output, kept = cpu.forward(Inputs(*case, activation), keep=True)
+    expected, hidden = reference.forward(Inputs(*wide, activation), keep=True)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)
-    torch.testing.assert_close(cpu.forward(*case, activation, keep=False)[0], output, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(cpu.forward(Inputs(*case, activation), keep=False)[0], output, atol=2e-5, rtol=2e-5)
     grad = torch.randn_like(output)
-    ours = cpu.backward(grad, kept, *case, activation)
-    for mine, definition in zip(ours, reference.backward(grad.double(), hidden, *wide, activation), strict=True):
+    ours = cpu.backward(grad, kept, Inputs(*case, activation))
+    for mine, definition in zip(
+        ours, reference.backward(grad.double(), hidden, Inputs(*wide, activation)), strict=True
+    ):
         torch.testing.assert_close(mine.double(), definition, atol=1e-4, rtol=1e-4)
-    again = cpu.backward(grad, kept, *case, activation)
+    again = cpu.backward(grad, kept, Inputs(*case, activation))
     assert all(torch.equal(x, y) for x, y in zip(ours, again, strict=True))
 
 
@@ -146,7 +162,7 @@ def test_the_kernel_is_the_definition(data):
 def test_what_is_not_finite_stays_with_its_frame(n, value):
     case = make(n, 16, 32, 2, 1, torch.float32)
     case[0][1, 3] = value
-    output = cpu.forward(*case, "silu", keep=False)[0]
+    output = cpu.forward(Inputs(*case, "silu"), keep=False)[0]
     assert not output[1].isfinite().all()
     assert output[torch.arange(n) != 1].isfinite().all()
 
@@ -157,7 +173,7 @@ def test_large_scores_do_not_overflow(activation):
     w1, w2 = torch.ones(2, 16, 16), torch.eye(16).expand(2, 16, 16).contiguous()
     case = x, torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1), w1, torch.zeros(2, 16), w2, torch.zeros(2, 16)
     expected = ACTIVATIONS[activation](x.sum(1, keepdim=True)).expand(4, 16)
-    torch.testing.assert_close(cpu.forward(*case, activation, keep=True)[0], expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(cpu.forward(Inputs(*case, activation), keep=True)[0], expected, atol=1e-4, rtol=1e-5)
 
 
 def test_without_a_compiler_the_definition_serves(monkeypatch, tmp_path):

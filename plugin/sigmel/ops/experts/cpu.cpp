@@ -189,6 +189,15 @@ void run_few(const Strip& strip, const float* frames, int64_t depth, const float
   }
 }
 
+// The sums of rows (rows, STRIP), of each column times its gate if there are any; added to what is there if `add`.
+void sum_rows(const Strip& strip, int64_t rows, const float* grads, const float* gates, float* totals, bool add) {
+  for (int64_t i = 0; i < rows; i++) {
+    float sum = 0.0f;
+    for (int64_t j = 0; j < strip.count; j++) sum += grads[i * STRIP + j] * (gates ? gates[j] : 1.0f);
+    totals[i] = add ? totals[i] + sum : sum;
+  }
+}
+
 // --- What the choices of a frame add up to
 
 // Where a choice's output goes: to its frame's row, or, where a frame has several choices, to a row of its own.
@@ -350,12 +359,7 @@ void run_backward(const Problem& problem) {
         for (int64_t row = task.first; row < inner; row += hidden, grad += hidden * STRIP) {
           product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
                   problem.grad_w1 + (expert * inner + row) * size, size, n > task.group->first);
-          for (int64_t i = 0; i < task.rows; i++) {
-            float sum = 0.0f;
-            for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j];
-            float& total = problem.grad_b1[expert * inner + row + i];
-            total = n > task.group->first ? total + sum : sum;
-          }
+          sum_rows(strip, task.rows, grad, nullptr, problem.grad_b1 + expert * inner + row, n > task.group->first);
         }
       }
     }
@@ -371,12 +375,7 @@ void run_backward(const Problem& problem) {
         gates_of(problem, plan, strip, gates);
         product(task.rows, hidden / LANES, strip.count, grad, STRIP, 1, values + n * STRIP * hidden, hidden,
                 problem.grad_w2 + (expert * size + task.first) * hidden, hidden, n > task.group->first);
-        for (int64_t i = 0; i < task.rows; i++) {
-          float sum = 0.0f;
-          for (int64_t j = 0; j < strip.count; j++) sum += grad[i * STRIP + j] * gates[j];
-          float& total = problem.grad_b2[expert * size + task.first + i];
-          total = n > task.group->first ? total + sum : sum;
-        }
+        sum_rows(strip, task.rows, grad, gates, problem.grad_b2 + expert * size + task.first, n > task.group->first);
         product(task.rows, strip.vectors, inner, problem.w1 + expert * inner * size + task.first, 1, size,
                 grads_before + n * STRIP * inner, STRIP, memory.data(), STRIP, false);
         scatter(problem, plan, strip, task, memory.data(), nullptr, gates, problem.grad_x, rows);

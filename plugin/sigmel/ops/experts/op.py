@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from sigmel.ops.experts import cpu, reference
+from sigmel.ops.experts.reference import Inputs
 
 
 @torch.library.custom_op("sigmel::expert_mlp", mutates_args=())
@@ -20,14 +23,15 @@ def _expert_mlp(
     activation: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    module = cpu if cpu.serves(x, w2) else reference
-    return module.forward(x, experts, gates, w1, b1, w2, b2, activation, keep)
+    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
+    return _implementation(inputs).forward(inputs, keep)
 
 
 @_expert_mlp.register_fake
-def _(x, experts, gates, w1, b1, w2, b2, activation, keep):  # type: ignore[no-untyped-def]
-    module = cpu if cpu.serves(x, w2) else reference
-    return torch.empty_like(x), module.kept(x, experts, w1) if keep else x.new_empty(0)
+def _(*arguments):  # type: ignore[no-untyped-def]
+    *given, keep = arguments
+    inputs = Inputs(*given)
+    return torch.empty_like(inputs.x), _implementation(inputs).kept(inputs) if keep else inputs.x.new_empty(0)
 
 
 @torch.library.custom_op("sigmel::expert_mlp_backward", mutates_args=())
@@ -43,8 +47,8 @@ def _expert_mlp_backward(
     b2: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = cpu if cpu.serves(x, w2) else reference
-    return module.backward(grad, before, x, experts, gates, w1, b1, w2, b2, activation)
+    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
+    return _implementation(inputs).backward(grad, before, inputs)
 
 
 @_expert_mlp_backward.register_fake
@@ -64,6 +68,11 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _expert_mlp.register_autograd(_backward, setup_context=_save)
+
+
+def _implementation(inputs: Inputs) -> ModuleType:
+    """The module that serves a call."""
+    return cpu if cpu.serves(inputs) else reference
 
 
 def expert_mlp(
@@ -94,11 +103,11 @@ def expert_mlp(
         (N, D) outputs in the dtype of x (of autocast, where it is on).
 
     Raises:
-        ValueError: an unknown activation, or shapes that do not fit, by name.
+        ValueError: an unknown activation, shapes that do not fit, or experts that are no int64 or not there, by name.
     """
     if activation not in reference.ACTIVATIONS:
         raise ValueError(f"activation: {activation!r} is none of {', '.join(reference.ACTIVATIONS)}")
-    _check_shapes(x, experts, gates, w1, b1, w2, b2, activation)
+    _check(Inputs(x, experts, gates, w1, b1, w2, b2, activation))
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
@@ -108,9 +117,10 @@ def expert_mlp(
     return run(x, experts, gates, w1, b1, w2, b2, activation, keep)[0]
 
 
-def _check_shapes(
-    x: Tensor, experts: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str
-) -> None:
+def _check(inputs: Inputs) -> None:
+    x, experts, gates, w1, b1, w2, b2, activation = inputs
+    if experts.dtype != torch.int64:
+        raise ValueError(f"experts: {experts.dtype}, expected torch.int64")
     if w2.dim() != 3 or experts.dim() != 2:
         raise ValueError(f"w2, experts: {w2.dim()} and {experts.dim()} dimensions, expected 3 and 2")
     count, size, hidden = w2.shape

@@ -7,6 +7,7 @@ several experts gets the sum. Expert -1 means "none": a padded frame costs nothi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,35 +92,40 @@ class Groups:
         return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1)
 
 
-def kept(x: Tensor, experts: Tensor, w1: Tensor) -> Tensor:
-    """Room for what the backward pass needs."""
-    return x.new_empty(experts.shape[0] * experts.shape[1], w1.shape[1])
+class Inputs(NamedTuple):
+    """What every form of the op is given.
 
-
-def forward(
-    x: Tensor,
-    experts: Tensor,
-    gates: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    activation: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    """Run each expert once, over the block of frames that chose it.
-
-    Args:
+    Attributes:
         x: (N, D) frames.
         experts: (N, K) int64 chosen experts, -1 for none.
         gates: (N, K) weight of each choice.
         w1, b1, w2, b2: (E, F, D), (E, F), (E, D, F), (E, D) parameters; of the first two, 2 F for a gated activation.
         activation: a key of `ACTIVATIONS`.
-        keep: for a backward pass.
+    """
+
+    x: Tensor
+    experts: Tensor
+    gates: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    activation: str
+
+
+def kept(inputs: Inputs) -> Tensor:
+    """Room for what the backward pass needs."""
+    return inputs.x.new_empty(inputs.experts.numel(), inputs.w1.shape[1])
+
+
+def forward(inputs: Inputs, keep: bool) -> tuple[Tensor, Tensor]:
+    """Run each expert once, over the block of frames that chose it.
 
     Returns:
-        (N, D) outputs and, to `keep`, the (N * K, F or 2 F) pre-activations in sorted order, else nothing.
+        (N, D) outputs and, to `keep` for a backward pass, the (N * K, F or 2 F) pre-activations in sorted order, else
+        nothing.
     """
+    x, experts, gates, w1, b1, w2, b2, activation = inputs
     groups = Groups(experts, w1.shape[0])
     rows = x[groups.frame]
     hidden, out = groups.allocate(x, w1.shape[1]), groups.allocate(x, x.shape[1])
@@ -131,19 +137,9 @@ def forward(
     return groups.combine(out.mul_(groups.gate(gates, x))), hidden if keep else x.new_empty(0)
 
 
-def backward(
-    grad: Tensor,
-    before: Tensor,
-    x: Tensor,
-    experts: Tensor,
-    gates: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, before: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Derivative of `forward`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
+    x, experts, gates, w1, b1, w2, b2, activation = inputs
     groups = Groups(experts, w1.shape[0])
     rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
     grad_out, value = grad_rows * gate, ACTIVATIONS[activation](before)
@@ -186,8 +182,9 @@ def every_expert(
 
     It is what an exported graph (ONNX) uses, and a second oracle. The pre-activations are not kept.
     """
+    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
     hidden = ACTIVATIONS[activation](torch.einsum("nd,efd->nef", x, w1) + b1)
     value = torch.einsum("nef,edf->ned", hidden, w2) + b2  # (N, E, D)
     chosen = experts[..., None] == torch.arange(w1.shape[0], device=x.device)  # (N, K, E)
     weight = (gates[..., None].to(x.dtype) * chosen.to(x.dtype)).sum(1)  # (N, E)
-    return torch.einsum("ne,ned->nd", weight, value), kept(x, experts, w1) if keep else x.new_empty(0)
+    return torch.einsum("ne,ned->nd", weight, value), kept(inputs) if keep else x.new_empty(0)
