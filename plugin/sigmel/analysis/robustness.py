@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,8 +105,10 @@ def robustness(
             spoken = [number for number, row in enumerate(batch.rows) if row["text"].split()]
             references += [batch.rows[number]["text"].split() for number in spoken]
             for condition, total in zip(tried, sums, strict=True):
-                with disturbed(model.encoder, condition.change) if condition.change else nullcontext():
-                    output = model(batch.waveforms, batch.lengths)
+                output = plain
+                if condition.change is not None:
+                    with disturbed(model.encoder, condition.change):
+                        output = model(batch.waveforms, batch.lengths)
                 total.add(output, plain)
                 tokens = model.tokens(output.hidden)
                 total.texts += [model.text(tokens[number, : plain.lengths[number]]) for number in spoken]

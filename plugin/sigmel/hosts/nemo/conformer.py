@@ -104,9 +104,13 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
             layer = self.layers[index]
             layer.feed_forward2 = RoutedFeedForward(layer.feed_forward2, cast(Router, self.routers[router]))
             layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
-        for layer in self.layers:
-            if attention == "sigmoid":
+        if attention == "sigmoid":
+            for layer in self.layers:
                 use_sigmoid_attention(layer)
+        self._measure_attention()
+
+    def _measure_attention(self) -> None:
+        for layer in self.layers:
             layer.self_attn.register_forward_hook(_measure, with_kwargs=True)
 
     def forward_internal(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -137,8 +141,7 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         if self.attention != "softmax":
             raise SigmelError(f"change_attention_model: NeMo would replace attention: {self.attention}")
         super().change_attention_model(*args, **kwargs)
-        for layer in self.layers:
-            layer.self_attn.register_forward_hook(_measure, with_kwargs=True)
+        self._measure_attention()
 
 
 def _show_padding(layer: ConformerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
