@@ -20,6 +20,7 @@ from sigmel.analysis.routing_tables import collect
 from sigmel.cli import main
 from sigmel.data.manifest import read_rows
 from sigmel.hosts import convert
+from sigmel.models.checkpoint import END
 
 GOLDEN = Path(__file__).parents[1] / "hosts/golden"
 
@@ -74,7 +75,7 @@ def test_a_host_s_model_gives_here_what_it_gives_there(golden):
 
 def test_tokens_become_words():
     model = recogniser.load_recogniser(GOLDEN / "espnet.zip")
-    names = ["<blank>", "▁one", "▁one", "<blank>", "▁one", "▁two", convert.END]
+    names = ["<blank>", "▁one", "▁one", "<blank>", "▁one", "▁two", END]
     assert model.text(torch.tensor([model.names.index(name) for name in names])) == "one one two"
 
 

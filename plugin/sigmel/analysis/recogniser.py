@@ -17,7 +17,7 @@ from sigmel.features.log_mel import LogMel
 from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
 
 if TYPE_CHECKING:
-    from sigmel.hosts.convert import Recogniser
+    from sigmel.models.checkpoint import Recogniser
 
 BLANK = 0
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ class RoutedRecogniser(nn.Module):
         super().__init__()
         from sentencepiece import SentencePieceProcessor
 
-        from sigmel.hosts.convert import END
+        from sigmel.models.checkpoint import END
 
         self.frontend = LogMel(**model.frontend)
         encoder = registry.build("encoder", model.encoder, input_size=self.frontend.output_size(), **model.options)
@@ -88,7 +88,7 @@ def load_recogniser(path: Path) -> RoutedRecogniser:
         SigmelError: naming the file: there is none, its suffix is another, or it holds no CTC recogniser with our
             encoder, our log-mel front end and routers.
     """
-    from sigmel.hosts.convert import READERS
+    from sigmel.models.checkpoint import READERS
 
     if path.suffix not in READERS:
         raise SigmelError(f"{path}: the suffix must be one of {', '.join(READERS)}")

@@ -14,9 +14,10 @@ import sentencepiece
 import torch
 
 from sigmel.hosts import convert
+from sigmel.models.checkpoint import END, FRONTEND, Recogniser
 
 FOLDER = Path(__file__).parent
-FRONTEND = convert.FRONTEND | {"window_size": 0.025, "features": 16}
+FRONT_END = FRONTEND | {"window_size": 0.025, "features": 16}
 ENCODER = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 24, "subsampling": "stack", "routing": "omni"}
 
 
@@ -41,7 +42,7 @@ def tokenizer() -> bytes:
     return model.getvalue()
 
 
-def random_model(pieces: list[str]) -> convert.Recogniser:
+def random_model(pieces: list[str]) -> Recogniser:
     """A recogniser that has learned nothing, the same each time."""
     from sigmel.models.encoder import OmniRouterEncoder
 
@@ -49,7 +50,7 @@ def random_model(pieces: list[str]) -> convert.Recogniser:
     encoder = OmniRouterEncoder(input_size=16, **ENCODER)
     linear = torch.nn.Linear(16, 1 + len(pieces)).requires_grad_(False)
     state = dict(encoder.state_dict())
-    return convert.Recogniser(FRONTEND, "omni_router", ENCODER, state, linear.weight, linear.bias, pieces, tokenizer())
+    return Recogniser(FRONT_END, "omni_router", ENCODER, state, linear.weight, linear.bias, pieces, tokenizer())
 
 
 def nemo_model(path: Path):
@@ -83,6 +84,6 @@ if __name__ == "__main__":
         nemo_model(FOLDER / "nemo.nemo").save_to(str(FOLDER / "nemo.nemo"))  # as NeMo writes it
         log_probs = nemo_log_probs(FOLDER / "nemo.nemo")
     else:
-        convert.write_espnet(random_model([*pieces, convert.END]), FOLDER / "espnet.zip")
+        convert.write_espnet(random_model([*pieces, END]), FOLDER / "espnet.zip")
         log_probs = espnet_log_probs(FOLDER / "espnet.zip", FOLDER / "unpacked")
     np.save(FOLDER / f"{sys.argv[1]}.npy", log_probs.numpy())

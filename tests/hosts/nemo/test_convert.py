@@ -12,6 +12,7 @@ import yaml
 
 from sigmel.cli import main
 from sigmel.hosts import convert
+from sigmel.models.checkpoint import END, read_espnet, read_nemo
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -42,11 +43,11 @@ def test_there_and_back_is_the_same_model(golden, tmp_path):
     expected = torch.from_numpy(np.load(GOLDEN / "nemo.npy"))
     torch.testing.assert_close(log_probs[:, [0, 1, 2, 3, 5]], expected, atol=1e-5, rtol=0)
     assert log_probs[:, 4].max() < -1e3  # the token that only ESPnet has
-    first, last = convert.read_nemo(GOLDEN / "nemo.nemo"), convert.read_nemo(tmp_path / "b.nemo")
+    first, last = read_nemo(GOLDEN / "nemo.nemo"), read_nemo(tmp_path / "b.nemo")
     assert first.frontend == last.frontend
     assert first.options == last.options
     assert all(torch.equal(first.state[name], last.state[name]) for name in first.state)
-    assert [*first.pieces, convert.END] == last.pieces
+    assert [*first.pieces, END] == last.pieces
 
 
 def edited_nemo(folder, **changes):
@@ -77,7 +78,7 @@ def edited_nemo(folder, **changes):
             {"encoder___target_": "nemo.collections.asr.modules.ConformerEncoder"},
             "encoder._target_ is 'nemo.collections.asr.modules.ConformerEncoder'; only",
         ),
-        ({"preprocessor__mag_power": 1.0}, "preprocessor.mag_power is 1.0; only 2.0 can be converted"),
+        ({"preprocessor__mag_power": 1.0}, "preprocessor.mag_power is 1.0; only 2.0 can be read without its host"),
     ],
 )
 def test_models_that_the_other_host_has_not_are_named(tmp_path, capsys, changes, message):
@@ -113,6 +114,6 @@ def test_an_unknown_option_of_the_front_end_is_named(tmp_path, capsys):
 
 
 def test_a_tokenizer_of_other_pieces_is_refused():
-    model = convert.read_espnet(GOLDEN / "espnet.zip")
+    model = read_espnet(GOLDEN / "espnet.zip")
     with pytest.raises(ValueError, match="the tokenizer has 4 pieces, which are not the model's 3 tokens"):
         convert.with_pieces(model.tokenizer, ["a", "b", "c"])

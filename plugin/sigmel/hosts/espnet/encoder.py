@@ -13,8 +13,8 @@ from torch import Tensor
 from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.strict import check_when_loaded
-from sigmel.hosts.espnet_options import encoder_from_espnet, espnet_signature
 from sigmel.models.encoder import EncoderOutput
+from sigmel.models.espnet_options import encoder_from_espnet, espnet_signature
 
 
 class RegisteredEncoder(AbsEncoder):
@@ -100,7 +100,7 @@ def espnet_encoder(name: str) -> type[RegisteredEncoder]:
     """Make the ESPnet class of a registered encoder.
 
     Its arguments are the encoder's own, so that ``--print_config`` shows them, but for those of streaming, which have
-    ESPnet's names: see `sigmel.hosts.espnet_options`.
+    ESPnet's names: see `sigmel.models.espnet_options`.
 
     Raises:
         RegistryError: no encoder has that name, or it cannot be loaded.

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmel import register, registry
-from sigmel.hosts.espnet_options import encoder_from_espnet, encoder_to_espnet, espnet_signature
 from sigmel.models.encoder import OmniRouterEncoder
+from sigmel.models.espnet_options import encoder_from_espnet, encoder_to_espnet, espnet_signature
 
 
 @given(chunk=st.integers(1, 64), left=st.none() | st.integers(0, 500))
