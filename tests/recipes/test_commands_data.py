@@ -1,7 +1,6 @@
 """The data stage of the espeak_commands recipe."""
 
 import importlib.util
-import re
 import sys
 from pathlib import Path
 
@@ -24,12 +23,7 @@ def load(name):
 
 
 @pytest.fixture(scope="module")
-def grammar():
-    return load("grammar")
-
-
-@pytest.fixture(scope="module")
-def data(grammar):
+def data():
     return load("commands_data")
 
 
@@ -49,49 +43,6 @@ def made(data, tmp_path_factory):
 
 def rows(folder, name):
     return list(read_manifest(folder / f"{name}.jsonl"))
-
-
-# --- the grammar
-
-
-def test_at_least_300_words(grammar):
-    rng = np.random.default_rng(0)
-    said = {word for _ in range(30000) for word in grammar.sentence(rng).split()}
-    assert len(said) >= 300
-    assert said <= set(grammar.vocabulary())
-    assert len(said) > 0.97 * len(grammar.vocabulary())
-    assert all(re.fullmatch("[a-z]+", word) for word in grammar.vocabulary())
-
-
-def test_every_rule_is_defined_and_used(grammar):
-    referred = {
-        name for phrases in grammar.RULES.values() for phrase in phrases for name in re.findall(r"\{(.*?)\}", phrase)
-    }
-    assert referred | {"command"} == set(grammar.RULES)
-
-
-def test_sentences_are_of_moderate_length(grammar):
-    rng = np.random.default_rng(0)
-    lengths = [len(grammar.sentence(rng).split()) for _ in range(2000)]
-    assert 4 < np.mean(lengths) < 8
-    assert max(lengths) <= 20
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(0, "zero"), (13, "thirteen"), (40, "forty"), (42, "forty two"), (100, "one hundred"),
-     (342, "three hundred and forty two"), (905, "nine hundred and five")],
-)  # fmt: skip
-def test_spell(grammar, number, words):
-    assert grammar.spell(number) == words
-
-
-@pytest.mark.parametrize(
-    ("day", "words"),
-    [(1, "first"), (12, "twelfth"), (20, "twentieth"), (22, "twenty second"), (30, "thirtieth"), (31, "thirty first")],
-)
-def test_spell_ordinal(grammar, day, words):
-    assert grammar.spell_ordinal(day) == words
 
 
 # --- the sets

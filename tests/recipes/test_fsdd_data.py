@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sigmel.data import fsdd as corpus
 from sigmel.data.audio import read_audio, write_wav
 from sigmel.data.manifest import read_manifest
 
@@ -96,9 +97,9 @@ def test_transcripts_are_the_digits(data, official):
         for row in rows(official, name):
             words = row.text.split()
             assert 1 <= len(words) <= 7
-            assert set(words) <= set(data.WORDS)
+            assert set(words) <= set(corpus.WORDS)
             if row.extra["recordings"]:
-                assert words == [data.WORDS[int(recording[0])] for recording in row.extra["recordings"]]
+                assert words == [corpus.WORDS[int(recording[0])] for recording in row.extra["recordings"]]
                 assert {recording[2:].rsplit("_", 1)[0] for recording in row.extra["recordings"]} == {row.speaker}
             else:
                 assert row.speaker.startswith("espeak-")
@@ -141,7 +142,7 @@ def test_test_sound_is_the_recordings_themselves(data, fsdd, official):
     row = next(row for row in rows(official, "test_official") if len(row.extra["recordings"]) == 2)
     samples, _ = read_audio(official / row.audio_filepath)
     for name in row.extra["recordings"]:
-        part = data.trim(read_audio(fsdd / "recordings" / f"{name}.wav")[0])[100:-100]
+        part = corpus.trim(read_audio(fsdd / "recordings" / f"{name}.wav")[0])[100:-100]
         match = np.correlate(samples, part, "valid").max() / np.dot(part, part)
         assert match == pytest.approx(1.0, abs=0.02)
 
@@ -234,18 +235,18 @@ def archive(data, fsdd, tmp_path, monkeypatch):
         tar.add(__file__, "free-spoken-digit-dataset-1.0.9/../../escape.wav")
     path = tmp_path / "archive.tar.gz"
     path.write_bytes(packed.getvalue())
-    monkeypatch.setattr(data, "ARCHIVE_URL", path.as_uri())
-    monkeypatch.setattr(data, "ARCHIVE_SHA256", hashlib.sha256(packed.getvalue()).hexdigest())
+    monkeypatch.setattr(corpus, "ARCHIVE_URL", path.as_uri())
+    monkeypatch.setattr(corpus, "ARCHIVE_SHA256", hashlib.sha256(packed.getvalue()).hexdigest())
     return path
 
 
 def test_download(data, archive, tmp_path):
-    folder = data.download(tmp_path / "downloads")
+    folder = corpus.download(tmp_path / "downloads")
     assert [path.name for path in folder.iterdir()] == ["recordings"]
-    assert len(data.find_recordings(folder)) == 20
+    assert len(corpus.find_recordings(folder)) == 20
     assert not list(tmp_path.rglob("escape.wav"))
     archive.unlink()
-    assert data.download(tmp_path / "downloads") == folder  # it is there: no second download
+    assert corpus.download(tmp_path / "downloads") == folder  # it is there: no second download
 
 
 # --- killed half-way

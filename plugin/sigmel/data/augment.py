@@ -171,3 +171,31 @@ def set_level(samples: np.ndarray, peak: float) -> np.ndarray:
 def rms(samples: np.ndarray) -> float:
     """Root mean square; 0 for no samples."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+
+
+def vary_voice(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, widest: float) -> np.ndarray:
+    """Make another speaker: a vocal tract up to ``widest`` times shorter or longer, another pitch and tempo."""
+    tract = np.exp(rng.uniform(-1.0, 1.0) * np.log(widest))
+    pitch = np.clip(tract * np.exp(rng.normal(0.0, 0.1)), 0.8, 1.25)
+    tempo = rng.uniform(0.85, 1.15)
+    samples = change_speed(samples, pitch)  # moves pitch, formants and tempo alike
+    samples = shift_formants(samples, tract / pitch, sample_rate)
+    return change_tempo(samples, tempo / pitch, sample_rate)
+
+
+def vary_room(samples: np.ndarray, rng: np.random.Generator, sample_rate: int) -> np.ndarray:
+    """Another microphone, room and noise; one recording in six is left as it is, but for its level."""
+    if rng.random() > 1 / 6:
+        if rng.random() < 0.7:
+            samples = equalize(samples, rng, sample_rate)
+        if rng.random() < 0.1:
+            samples = band_limit(samples, sample_rate)
+        if rng.random() < 0.3:
+            samples = reverberate(samples, rng, sample_rate, rng.uniform(0.1, 0.5))
+        if rng.random() < 0.7:
+            colour = ("white", "pink", "brown")[rng.integers(3)]
+            noise = coloured_noise(len(samples), rng, colour)
+            samples = add_noise(samples, noise, rng.uniform(5.0, 40.0))
+        if rng.random() < 0.05:
+            samples = clip(samples, rng.uniform(0.001, 0.02))
+    return set_level(samples, 10.0 ** rng.uniform(-1.3, -0.02))

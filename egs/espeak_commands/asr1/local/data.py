@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Data of the espeak_commands recipe: spoken commands, made on the spot by eSpeak NG; nothing to download.
 
-The sentences come from the grammar in ``grammar.py``. The sets share neither sentences nor voices:
+The sentences come from the grammar in `sigmel.data.commands`. The sets share neither sentences nor voices:
 
 ========= ======================= ================================ ==========================================
 set       speakers                accents                          sound
@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from grammar import sentence
 
 from sigmel.data import augment
 from sigmel.data.audio import resample, write_wav
+from sigmel.data.commands import sentence
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import synthesize, variants
 from sigmel.data.manifest import Utterance

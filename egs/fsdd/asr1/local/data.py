@@ -29,32 +29,24 @@ and ``config.json``. It depends on the options and the seed only, not on the num
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data import augment
-from sigmel.data.audio import AudioError, check_audio, read_audio, resample, write_wav
-from sigmel.data.download import fetch_archive
+from sigmel.data import augment, fsdd
+from sigmel.data.audio import resample, write_wav
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, english_voices, variants
-from sigmel.data.manifest import Skipped, Utterance
+from sigmel.data.fsdd import SAMPLE_RATE, WORDS, Recording
+from sigmel.data.manifest import Utterance
 from sigmel.data.parallel import parallel_map
 from sigmel.data.stage import data_folder, write_sets
 from sigmel.errors import SigmelError, exit_status
 
-# Version 1.0.9 is the one with five speakers; size and checksum are those which TensorFlow Datasets has on record.
-ARCHIVE_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz"
-ARCHIVE_SHA256 = "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0"
-
-SAMPLE_RATE = 8000
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LONGEST = 7
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)
 
@@ -77,19 +69,6 @@ ACCENTS = {
 }
 
 
-class Recording(NamedTuple):
-    """One recorded digit."""
-
-    digit: int
-    speaker: str
-    index: int
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-
 class Job(NamedTuple):
     """One string to be made."""
 
@@ -106,65 +85,6 @@ class Context(NamedTuple):
 
     folder: Path
     samples: dict[str, np.ndarray]  # by name of the recording, trimmed
-
-
-# --- the recordings
-
-
-def find_recordings(folder: Path) -> list[Recording]:
-    """All recordings in ``folder`` or its ``recordings`` folder, sorted by speaker, digit and index."""
-    if not folder.is_dir():
-        raise SigmelError(f"--fsdd-dir: {folder} is no folder")
-    if (folder / "recordings").is_dir():
-        folder = folder / "recordings"
-    found = []
-    for path in folder.glob("*.wav"):
-        match = re.fullmatch(r"(\d)_(.+)_(\d+)", path.stem)
-        if match:
-            found.append(Recording(int(match[1]), match[2], int(match[3]), path))
-    if not found:
-        raise SigmelError(f"--fsdd-dir: {folder} holds no recordings {{digit}}_{{speaker}}_{{index}}.wav")
-    return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.index))
-
-
-def download(folder: Path) -> Path:
-    """Fetch and unpack the dataset below ``folder`` unless it is there; return where its recordings are."""
-
-    def place(path: PurePosixPath) -> PurePosixPath | None:
-        wanted = path.parent.name == "recordings" and path.suffix == ".wav"
-        return PurePosixPath("recordings", path.name) if wanted else None
-
-    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "fsdd-1.0.9", place, "--fsdd-dir")
-
-
-def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:
-    """Read and trim the recordings; return those that can be used, their samples by name, and the others."""
-    usable, samples, skipped = [], {}, []
-    for recording in recordings:
-        try:
-            audio, _ = read_audio(recording.path, SAMPLE_RATE)
-            fault = check_audio(audio, SAMPLE_RATE)
-        except AudioError as error:
-            fault = str(error)
-        if fault is None:
-            usable.append(recording)
-            samples[recording.name] = trim(audio)
-        else:
-            utterance = Utterance(recording.name, str(recording.path), 0.0, WORDS[recording.digit], recording.speaker)
-            skipped.append(Skipped(utterance, fault))
-    return usable, samples, skipped
-
-
-def trim(samples: np.ndarray, sample_rate: int = SAMPLE_RATE, depth: float = 40.0, margin: float = 0.03) -> np.ndarray:
-    """Cut silence from both ends: what is ``depth`` dB below the loudest 10 ms, but for ``margin`` seconds."""
-    hop = sample_rate // 100
-    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
-    power = np.square(frames).mean(axis=1)
-    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-depth / 10))
-    if not len(loud):
-        return samples
-    keep = int(margin * sample_rate)
-    return samples[max(loud[0] * hop - keep, 0) : (loud[-1] + 1) * hop + keep]
 
 
 # --- which strings
@@ -187,20 +107,12 @@ def split(recordings: Sequence[Recording], test_speaker: str | None) -> dict[str
 
 
 def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tuple[int, ...]) -> list[Job]:
-    """Strings that use every recording ``passes`` times: each speaker's are shuffled and cut at random."""
-    jobs = []
-    by_speaker = defaultdict(list)
-    for recording in recordings:
-        by_speaker[recording.speaker].append(recording)
-    rng = np.random.default_rng(seed)
-    for speaker, own in by_speaker.items():
-        for _ in range(passes):
-            rest = [own[i] for i in rng.permutation(len(own))]
-            while rest:
-                length = int(rng.integers(1, LONGEST + 1))
-                part, rest = rest[:length], rest[length:]
-                jobs.append(_job(f"{name}-{speaker}-{len(jobs):05d}", part, (*seed, len(jobs)), vary=False))
-    return jobs
+    """Strings that use every recording ``passes`` times, as they are."""
+    strings = fsdd.even_strings(recordings, passes, np.random.default_rng(seed))
+    return [
+        _job(f"{name}-{part[0].speaker}-{number:05d}", part, (*seed, number), vary=False)
+        for number, part in enumerate(strings)
+    ]
 
 
 def plan_training(recordings: Sequence[Recording], count: int, tts_share: float, seed: tuple[int, ...]) -> list[Job]:
@@ -212,7 +124,7 @@ def plan_training(recordings: Sequence[Recording], count: int, tts_share: float,
     rng = np.random.default_rng(seed)
     jobs = []
     for number in range(count):
-        length = int(rng.integers(1, LONGEST + 1))
+        length = int(rng.integers(1, fsdd.LONGEST + 1))
         job_seed = (*seed, number)
         if rng.random() < tts_share:
             digits = tuple(int(digit) for digit in rng.integers(10, size=length))
@@ -238,48 +150,20 @@ def make(context: Context, job: Job) -> Utterance:
     rng = np.random.default_rng(job.seed)
     if job.recordings:
         speaker = job.speaker
-        samples = join([context.samples[name] for name in job.recordings], rng, loose=job.vary)
+        samples = fsdd.join([context.samples[name] for name in job.recordings], rng, loose=job.vary)
         if job.vary:
-            samples = vary_voice(samples, rng, widest=1.25)
+            samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.25)
     else:
         speaker, samples = speak(job.digits, rng)
-        samples = vary_voice(samples, rng, widest=1.12)
+        samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.12)
     if job.vary:
-        samples = vary_room(samples, rng)
+        samples = augment.vary_room(samples, rng, SAMPLE_RATE)
     file = f"wav/{job.id}.wav"
     write_wav(context.folder / file, samples, SAMPLE_RATE)
     text = " ".join(WORDS[digit] for digit in job.digits)
     return Utterance(
         job.id, file, round(len(samples) / SAMPLE_RATE, 4), text, speaker, {"recordings": list(job.recordings)}
     )
-
-
-def join(parts: Sequence[np.ndarray], rng: np.random.Generator, loose: bool = False) -> np.ndarray:
-    """Lay out recordings one after another over a floor of noise, with short fades and natural gaps.
-
-    Most gaps are 30 to 300 ms, one in seven is a pause of up to 700 ms. ``loose`` draws from a wider range.
-    """
-    low, usual, long = (0.0, 0.4, 1.0) if loose else (0.03, 0.3, 0.7)
-    fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 200, dtype=np.float32)
-    pieces = []
-    for number, part in enumerate(parts):
-        longest = long if rng.random() < 1 / 7 else usual
-        gap = rng.uniform(low, longest) if number else rng.uniform(0.05, usual)
-        faded = part.copy()
-        faded[: len(fade)] *= fade[: len(faded)]
-        faded[-len(fade) :] *= fade[::-1][-len(faded) :]
-        pieces += [np.zeros(int(gap * SAMPLE_RATE), np.float32), faded]
-    pieces.append(np.zeros(int(rng.uniform(0.05, usual) * SAMPLE_RATE), np.float32))
-    joined = np.concatenate(pieces)
-    floor = 0.5 * np.median([floor_level(part) for part in parts])
-    return joined + floor * augment.coloured_noise(len(joined), rng, "pink")
-
-
-def floor_level(samples: np.ndarray) -> float:
-    """The level of the quietest tenth of the 10 ms frames: background, or the last of a word dying away."""
-    hop = SAMPLE_RATE // 100
-    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
-    return float(np.quantile(np.sqrt(np.square(frames).mean(axis=1)), 0.1)) if len(frames) else 0.0
 
 
 def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -300,35 +184,7 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
             parts = [resample(spoken, ESPEAK_RATE, SAMPLE_RATE)]
         else:
             parts = [resample(speaker.say(words[digit]), ESPEAK_RATE, SAMPLE_RATE) for digit in digits]
-    return f"espeak-{voice}", join([trim(part) for part in parts], rng, loose=True)
-
-
-def vary_voice(samples: np.ndarray, rng: np.random.Generator, widest: float) -> np.ndarray:
-    """Make another speaker: a vocal tract up to ``widest`` times shorter or longer, another pitch and tempo."""
-    tract = np.exp(rng.uniform(-1.0, 1.0) * np.log(widest))
-    pitch = np.clip(tract * np.exp(rng.normal(0.0, 0.1)), 0.8, 1.25)
-    tempo = rng.uniform(0.85, 1.15)
-    samples = augment.change_speed(samples, pitch)  # moves pitch, formants and tempo alike
-    samples = augment.shift_formants(samples, tract / pitch, SAMPLE_RATE)
-    return augment.change_tempo(samples, tempo / pitch, SAMPLE_RATE)
-
-
-def vary_room(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another microphone, room and noise; one string in six is left as it is, but for its level."""
-    if rng.random() > 1 / 6:
-        if rng.random() < 0.7:
-            samples = augment.equalize(samples, rng, SAMPLE_RATE)
-        if rng.random() < 0.1:
-            samples = augment.band_limit(samples, SAMPLE_RATE)
-        if rng.random() < 0.3:
-            samples = augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(0.1, 0.5))
-        if rng.random() < 0.7:
-            colour = ("white", "pink", "brown")[rng.integers(3)]
-            noise = augment.coloured_noise(len(samples), rng, colour)
-            samples = augment.add_noise(samples, noise, rng.uniform(5.0, 40.0))
-        if rng.random() < 0.05:
-            samples = augment.clip(samples, rng.uniform(0.001, 0.02))
-    return augment.set_level(samples, 10.0 ** rng.uniform(-1.3, -0.02))
+    return f"espeak-{voice}", fsdd.join([fsdd.trim(part) for part in parts], rng, loose=True)
 
 
 # --- the stage
@@ -363,15 +219,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def build(options: argparse.Namespace) -> None:
     if options.list_speakers:
-        recordings = find_recordings(options.fsdd_dir or download(options.download_dir))
+        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
         print("\n".join(sorted({recording.speaker for recording in recordings})))
         return
     kept_options = {name: getattr(options, name) for name in ("test_speaker", "train", "tts_share", "seed")}
     with data_folder(options.output, kept_options) as folder:
         if folder is None:
             return
-        recordings = find_recordings(options.fsdd_dir or download(options.download_dir))
-        usable, samples, skipped = load(recordings)
+        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
+        usable, samples, skipped = fsdd.load(recordings)
         test_speaker = None if options.test_speaker == "none" else options.test_speaker
         jobs = {}
         for number, (name, members) in enumerate(split(usable, test_speaker).items()):
