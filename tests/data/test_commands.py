@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sigmel.data import commands
+from sigmel.errors import SigmelError
 
 
 def test_at_least_300_words():
@@ -46,3 +47,23 @@ def test_spell(number, words):
 )
 def test_spell_ordinal(day, words):
     assert commands.spell_ordinal(day) == words
+
+
+def test_speakers_of_sets_are_disjoint():
+    train, dev, test = (set(commands.speakers(name)) for name in ("train", "dev", "test"))
+    assert len(train) > 70
+    assert len(dev) >= 5
+    assert len(test) >= 10
+    assert not (train & dev) | (train & test) | (dev & test)
+
+
+def test_unused_sentences_keep_to_their_parts():
+    rng = np.random.default_rng(0)
+    used = set()
+    for _ in range(50):
+        text = commands.unused_sentence(rng, range(10, 20), used, ("timer", "alarm"))
+        assert text not in used
+        assert commands.part_of(text) in range(10, 20)
+        used.add(text)
+    with pytest.raises(SigmelError, match="few sentences left of rise"):
+        commands.unused_sentence(rng, range(100), {"rise", "set"}, ("rise",))

@@ -1,14 +1,21 @@
-"""A small grammar of spoken commands to a home assistant: numbers, times, dates, names, devices, rooms, media, ...
+"""Spoken commands to a home assistant: a small grammar of them, and voices of eSpeak NG to say them.
 
-A rule is a list of phrases to choose from; ``{rule}`` stands for a phrase of another rule. Everything is spelt out in
-lower-case words: no digits, no punctuation.
+Numbers, times, dates, names, devices, rooms, media, ... A rule is a list of phrases to choose from; ``{rule}`` stands
+for a phrase of another rule. Everything is spelt out in lower-case words: no digits, no punctuation.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
+from collections.abc import Collection, Sequence
 
 import numpy as np
+
+from sigmel.data.audio import resample
+from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
+from sigmel.data.espeak import synthesize, variants
+from sigmel.errors import SigmelError
 
 
 def _words(text: str) -> list[str]:
@@ -348,3 +355,57 @@ def vocabulary() -> list[str]:
     return sorted(
         {word for phrases in RULES.values() for phrase in phrases for word in _REFERENCE.sub("", phrase).split()}
     )
+
+
+def part_of(text: str) -> int:
+    """The part of a hundred, 0 to 99, that a sentence belongs to, by its checksum; sets of other parts share none."""
+    return zlib.crc32(text.encode()) % 100
+
+
+def unused_sentence(
+    rng: np.random.Generator, parts: range, used: Collection[str] = (), rules: Sequence[str] = ("command",)
+) -> str:
+    """A random sentence of one of ``rules`` that belongs to ``parts`` of a hundred and is not in ``used``.
+
+    Raises:
+        SigmelError: hardly any such sentence is left.
+    """
+    for _ in range(20000):
+        text = sentence(rng, rules[rng.integers(len(rules))] if len(rules) > 1 else rules[0])
+        if part_of(text) in parts and text not in used:
+            return text
+    raise SigmelError(
+        f"the grammar has few sentences left of {', '.join(rules)}, {len(used)} being used; ask for fewer"
+    )
+
+
+def speakers(set_name: str) -> list[str]:
+    """The variants of eSpeak NG that speak in "train" (most), "dev" (6) or "test" (13)."""
+    parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for number, variant in enumerate(variants()):
+        parts["test" if number % 8 == 3 else "dev" if number % 16 == 7 else "train"].append(variant)
+    return parts[set_name]
+
+
+def speak(
+    text: str,
+    accents: Sequence[str],
+    speakers: Sequence[str],
+    rng: np.random.Generator,
+    sample_rate: int,
+    speeds: tuple[int, int] = (130, 220),
+) -> tuple[str, np.ndarray]:
+    """Have a random voice say a text, at a random speed (words a minute) and pitch.
+
+    Returns:
+        The voice's name and float32 samples at ``sample_rate`` Hz, shape (samples,).
+    """
+    voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
+    samples = synthesize(
+        text,
+        voice,
+        speed=int(rng.integers(speeds[0], speeds[1] + 1)),
+        pitch=int(rng.integers(15, 86)),
+        pitch_range=int(rng.integers(20, 81)),
+    )
+    return voice, resample(samples, ESPEAK_RATE, sample_rate)

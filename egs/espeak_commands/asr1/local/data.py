@@ -25,29 +25,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data import augment
-from sigmel.data.audio import resample, write_wav
-from sigmel.data.commands import sentence
-from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
-from sigmel.data.espeak import synthesize, variants
+from sigmel.data import augment, commands
+from sigmel.data.audio import write_wav
 from sigmel.data.manifest import Utterance
 from sigmel.data.parallel import parallel_map
 from sigmel.data.stage import data_folder, write_sets
-from sigmel.errors import SigmelError, exit_status
+from sigmel.errors import exit_status
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 OOD_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 NOISES = ("white", "pink", "brown")
-# Parts of a hundred of all sentences, from the first to before the last.
-SENTENCES = {"train": (0, 80), "dev": (80, 85), "test": (85, 100), "test_ood": (85, 100)}
+# Parts of a hundred of all sentences.
+SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100), "test_ood": range(85, 100)}
 
 
 class Job(NamedTuple):
@@ -57,19 +53,6 @@ class Job(NamedTuple):
     set: str
     text: str
     seed: tuple[int, ...]
-
-
-def speakers(set_name: str) -> list[str]:
-    """The variants of eSpeak NG that speak in a set."""
-    parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    for number, variant in enumerate(variants()):
-        parts["test" if number % 8 == 3 else "dev" if number % 16 == 7 else "train"].append(variant)
-    return parts[set_name.removesuffix("_ood")]
-
-
-def part_of(text: str) -> int:
-    """The part of a hundred that a sentence belongs to, by its checksum."""
-    return zlib.crc32(text.encode()) % 100
 
 
 def plan(sizes: dict[str, int], seed: int) -> dict[str, list[Job]]:
@@ -82,19 +65,12 @@ def plan(sizes: dict[str, int], seed: int) -> dict[str, list[Job]]:
     used: set[str] = set()
     for number, (name, size) in enumerate(sizes.items()):
         rng = np.random.default_rng((seed, number))
-        first, end = SENTENCES[name]
         jobs[name] = []
-        misses = 0
-        while len(jobs[name]) < size:
-            text = sentence(rng)
-            if not first <= part_of(text) < end or text in used:
-                misses += 1
-                if misses > 1000 + 200 * size:
-                    raise SigmelError(f"--{name.replace('_', '-')}: the grammar has no {size} different sentences")
-                continue
+        for index in range(size):
+            text = commands.unused_sentence(rng, SENTENCES[name], used)
             if name != "train":
                 used.add(text)
-            jobs[name].append(Job(f"{name}-{len(jobs[name]):05d}", name, text, (seed, number, len(jobs[name]))))
+            jobs[name].append(Job(f"{name}-{index:05d}", name, text, (seed, number, index)))
     return jobs
 
 
@@ -102,14 +78,19 @@ def make(folder: Path, job: Job) -> Utterance:
     """Speak one sentence, write its WAV file and return its row of the manifest."""
     rng = np.random.default_rng(job.seed)
     unseen = job.set == "test_ood"
-    voice, samples = speak(job.text, OOD_ACCENTS if unseen else ACCENTS, speakers(job.set), rng)
+    speakers = commands.speakers(job.set.removesuffix("_ood"))
+
+    def speak(text: str, accents: Sequence[str]) -> tuple[str, np.ndarray]:
+        return commands.speak(text, accents, speakers, rng, SAMPLE_RATE)
+
+    voice, samples = speak(job.text, OOD_ACCENTS if unseen else ACCENTS)
     edges = rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE
     samples = np.pad(samples, tuple(int(edge) for edge in edges))
     extra: dict[str, object] = {}
     if rng.random() < 0.3 or unseen:
         samples = augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(0.1, 0.5))
     if unseen:
-        others = [speak(sentence(rng), OOD_ACCENTS, speakers(job.set), rng)[1] for _ in range(4)]
+        others = [speak(commands.sentence(rng), OOD_ACCENTS)[1] for _ in range(4)]
         extra = {"noise": "babble", "snr": round(rng.uniform(3.0, 15.0), 1)}
         samples = augment.add_noise(samples, augment.babble(others, len(samples), rng), extra["snr"])
     elif rng.random() < 0.6:
@@ -120,21 +101,6 @@ def make(folder: Path, job: Job) -> Utterance:
     file = f"wav/{job.id}.wav"
     write_wav(folder / file, samples, SAMPLE_RATE)
     return Utterance(job.id, file, round(len(samples) / SAMPLE_RATE, 4), job.text, voice, extra)
-
-
-def speak(
-    text: str, accents: Sequence[str], variants: Sequence[str], rng: np.random.Generator
-) -> tuple[str, np.ndarray]:
-    """Have a random voice say a text; return its name and the samples at 16 kHz."""
-    voice = f"{accents[rng.integers(len(accents))]}+{variants[rng.integers(len(variants))]}"
-    samples = synthesize(
-        text,
-        voice,
-        speed=int(rng.integers(130, 221)),
-        pitch=int(rng.integers(15, 86)),
-        pitch_range=int(rng.integers(20, 81)),
-    )
-    return voice, resample(samples, ESPEAK_RATE, SAMPLE_RATE)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Data of the espeak_multidomain recipe: five domains to train on, and eight that are out of them.
+
+A domain is what is said (rules of the grammar in `sigmel.data.commands`), in which accents, how fast, and through what.
+Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
+(`sigmel.data.fsdd`), by the speakers other than `HELD_OUT`. Each makes a fifth of train, dev and test.
+
+================ =====================================================================================
+set              what it is
+================ =====================================================================================
+train, dev, test the five domains; they share neither sentences, voices nor recordings of digits
+ood_accent       accents never heard: Scottish, Caribbean, New York
+ood_fast         250 to 320 words a minute; training has 120 to 220
+ood_babble       people talking in the background, 0 to 10 dB below the speech
+ood_room         a large room: 0.8 to 1.5 s to fall by 60 dB; training has at most 0.6 s
+ood_channel      a bad microphone, overdriven
+ood_vocabulary   sentences of rules never heard, some words among them
+real_<speaker>   real speech: digits by a speaker never heard
+================ =====================================================================================
+
+The sets ``ood_*`` are spoken as the domain "home" is, by the voices of test, and say what any of the four domains says;
+each differs from that in the one thing that it is named after. Sampling rate 8 kHz.
+
+The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
+and ``config.json``. It depends on the options and the seed only, not on the number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmel.data import augment, commands, fsdd
+from sigmel.data.audio import write_wav
+from sigmel.data.fsdd import SAMPLE_RATE, Recording
+from sigmel.data.manifest import Utterance
+from sigmel.data.parallel import parallel_map
+from sigmel.data.stage import data_folder, write_sets
+from sigmel.errors import SigmelError, exit_status
+
+HELD_OUT = ("jackson", "nicolas")
+UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
+UNSEEN_RULES = ("cooking", "question", "security", "cleaning")
+# Parts of a hundred of all sentences, and recordings of each digit.
+SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100)}
+RECORDINGS = {"train": range(8, 1000), "dev": range(5, 8), "test": range(0, 5)}
+
+Sound = Callable[[np.ndarray, np.random.Generator, Sequence[str]], np.ndarray]
+
+
+class Domain(NamedTuple):
+    """What is said, how, and through what; `sound` is given samples, a generator and the speakers of the set."""
+
+    rules: tuple[str, ...]
+    accents: tuple[str, ...]
+    speeds: tuple[int, int]  # words a minute
+    sound: Sound
+
+
+class Job(NamedTuple):
+    """One utterance to be made, of a domain, or of recordings of digits."""
+
+    id: str
+    set: str
+    domain: str
+    text: str
+    recordings: tuple[str, ...]  # names
+    seed: tuple[int, ...]
+
+
+class Context(NamedTuple):
+    """What all utterances are made from."""
+
+    folder: Path
+    samples: dict[str, np.ndarray]  # by name of the recording, trimmed
+
+
+# --- the domains
+
+
+def noisy(samples: np.ndarray, rng: np.random.Generator, colour: str, low: float, high: float) -> np.ndarray:
+    """With noise that many dB below the speech."""
+    return augment.add_noise(samples, augment.coloured_noise(len(samples), rng, colour), rng.uniform(low, high))
+
+
+def in_room(samples: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """In a room where sound takes so many seconds to fall by 60 dB."""
+    return augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(low, high))
+
+
+def quiet_room(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    return noisy(in_room(samples, rng, 0.1, 0.3), rng, "white", 20.0, 40.0)
+
+
+def telephone(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    return augment.band_limit(noisy(samples, rng, "pink", 10.0, 30.0), SAMPLE_RATE)
+
+
+def car(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    return noisy(samples, rng, "brown", 0.0, 20.0)
+
+
+def hall(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    return augment.equalize(in_room(samples, rng, 0.3, 0.6), rng, SAMPLE_RATE)
+
+
+def babble(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    def stranger() -> np.ndarray:
+        text = commands.sentence(rng, "command")
+        return commands.speak(text, DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE)[1]
+
+    others = augment.babble([stranger() for _ in range(4)], len(samples), rng)
+    return augment.add_noise(samples, others, rng.uniform(0.0, 10.0))
+
+
+def large_room(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    return in_room(samples, rng, 0.8, 1.5)
+
+
+def bad_microphone(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+    samples = augment.equalize(samples, rng, SAMPLE_RATE, strength=12.0)
+    return noisy(augment.clip(samples, rng.uniform(0.02, 0.1)), rng, "white", 15.0, 30.0)
+
+
+DOMAINS = {
+    "home": Domain(("light", "device", "climate", "media", "volume"), ("en", "en-us"), (130, 200), quiet_room),
+    "phone": Domain(
+        ("call", "message", "calendar", "alarm", "timer"), ("en-us", "en-gb-x-rp"), (150, 220), telephone
+    ),
+    "car": Domain(("weather", "travel"), ("en-gb-x-gbclan", "en-us"), (130, 190), car),
+    "shop": Domain(("shopping", "sum"), ("en-gb-x-gbcwmd", "en"), (120, 180), hall),
+}
+_home = DOMAINS["home"]._replace(rules=tuple(rule for domain in DOMAINS.values() for rule in domain.rules))
+UNSEEN = {
+    "ood_accent": _home._replace(accents=UNSEEN_ACCENTS),
+    "ood_fast": _home._replace(speeds=(250, 320)),
+    "ood_babble": _home._replace(sound=babble),
+    "ood_room": _home._replace(sound=large_room),
+    "ood_channel": _home._replace(sound=bad_microphone),
+    "ood_vocabulary": _home._replace(rules=UNSEEN_RULES),
+}
+
+
+# --- which utterances
+
+
+def plan(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> dict[str, list[Job]]:
+    """The utterances of each set. Sentences spoken in dev and the tests are all different.
+
+    Args:
+        sizes: of train, dev, and each test that eSpeak NG speaks.
+        recordings: all that can be used.
+        seed: of the choices, and of the sound.
+
+    Raises:
+        SigmelError: there are too few sentences, or no recordings for a set.
+    """
+    jobs: dict[str, list[Job]] = {}
+    used: set[str] = set()
+
+    def spoken(name: str, domain: str, count: int, seed: tuple[int, ...]) -> list[Job]:
+        rng = np.random.default_rng(seed)
+        parts, rules = SENTENCES.get(name, SENTENCES["test"]), (DOMAINS | UNSEEN)[domain].rules
+        found = []
+        for number in range(count):
+            text = commands.unused_sentence(rng, parts, used, rules)
+            if name != "train":
+                used.add(text)
+            found.append(Job(f"{name}-{domain}-{number:05d}", name, domain, text, (), (*seed, number)))
+        return found
+
+    for index, (name, size) in enumerate(sizes.items()):
+        if name in UNSEEN:
+            jobs[name] = spoken(name, name, size, (seed, index))
+            continue
+        heard = [r for r in recordings if r.index in RECORDINGS[name] and r.speaker not in HELD_OUT]
+        jobs[name] = digits(name, heard, size // 5, (seed, index, 0))
+        for number, domain in enumerate(DOMAINS, start=1):
+            share = size // 5 + (number <= size % 5)
+            jobs[name] += spoken(name, domain, share, (seed, index, number))
+    for index, speaker in enumerate(HELD_OUT, start=len(sizes)):
+        jobs[f"real_{speaker}"] = every_digit(f"real_{speaker}", recordings, speaker, (seed, index))
+    return jobs
+
+
+def digits(name: str, recordings: Sequence[Recording], count: int, seed: tuple[int, ...]) -> list[Job]:
+    """Strings of random digits, each by a random speaker."""
+    choices: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        choices.setdefault(recording.speaker, []).append(recording)
+    if not choices:
+        raise SigmelError(f"--fsdd-dir: no recordings for {name}, which takes indices {RECORDINGS[name]}")
+    rng = np.random.default_rng(seed)
+    jobs = []
+    for number in range(count):
+        own = choices[sorted(choices)[rng.integers(len(choices))]]
+        string = [own[i] for i in rng.integers(len(own), size=rng.integers(1, fsdd.LONGEST + 1))]
+        jobs.append(_string(name, number, string, seed))
+    return jobs
+
+
+def every_digit(name: str, recordings: Sequence[Recording], speaker: str, seed: tuple[int, ...]) -> list[Job]:
+    """Strings with every recording of a speaker, twice."""
+    own = [recording for recording in recordings if recording.speaker == speaker]
+    if not own:
+        raise SigmelError(f"--fsdd-dir: no recordings of {speaker}")
+    strings = fsdd.even_strings(own, 2, np.random.default_rng(seed))
+    return [_string(name, number, string, seed) for number, string in enumerate(strings)]
+
+
+def _string(name: str, number: int, string: Sequence[Recording], seed: tuple[int, ...]) -> Job:
+    text = " ".join(fsdd.WORDS[recording.digit] for recording in string)
+    recordings = tuple(recording.name for recording in string)
+    return Job(f"{name}-digits-{number:05d}", name, "digits", text, recordings, (*seed, number))
+
+
+# --- the sound
+
+
+def make(context: Context, job: Job) -> Utterance:
+    """Make one utterance, write its WAV file and return its row of the manifest."""
+    rng = np.random.default_rng(job.seed)
+    if job.recordings:
+        speaker = Path(job.recordings[0]).stem.split("_")[1]
+        train = job.set == "train"
+        samples = fsdd.join([context.samples[name] for name in job.recordings], rng, loose=train)
+        if train:
+            samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.2)
+            samples = augment.vary_room(samples, rng, SAMPLE_RATE)
+    else:
+        domain = (DOMAINS | UNSEEN)[job.domain]
+        speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
+        speaker, samples = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
+        edges = rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE
+        samples = domain.sound(np.pad(samples, tuple(int(edge) for edge in edges)), rng, speakers)
+        samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
+    file = f"wav/{job.id}.wav"
+    write_wav(context.folder / file, samples, SAMPLE_RATE)
+    duration = round(len(samples) / SAMPLE_RATE, 4)
+    return Utterance(job.id, file, duration, job.text, speaker, {"domain": job.domain})
+
+
+# --- the stage
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Make the data of the espeak_multidomain recipe.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone where it is complete")
+    parser.add_argument("--fsdd-dir", type=Path, help="a copy of the digits; otherwise they are downloaded")
+    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
+    parser.add_argument("--train", type=int, default=20000, help="training utterances (default: %(default)s)")
+    parser.add_argument("--dev", type=int, default=200, help="utterances to look on (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=400, help="utterances of each test (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
+    options = parser.parse_args(argv)
+    for name in ("train", "dev", "test"):
+        if getattr(options, name) < 5:
+            parser.error(f"--{name} must be at least 5, one of each domain")
+    if options.seed < 0:
+        parser.error("--seed must not be negative")
+    return options
+
+
+def build(options: argparse.Namespace) -> None:
+    kept_options = {name: getattr(options, name) for name in ("train", "dev", "test", "seed")}
+    with data_folder(options.output, kept_options) as folder:
+        if folder is None:
+            return
+        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
+        usable, samples, skipped = fsdd.load(recordings)
+        sizes = {"train": options.train, "dev": options.dev, "test": options.test}
+        jobs = plan(sizes | dict.fromkeys(UNSEEN, options.test), usable, options.seed)
+        (folder / "wav").mkdir()
+        context = Context(folder, samples)
+        sets = {
+            name: list(parallel_map(make, context, of_set, options.workers, name)) for name, of_set in jobs.items()
+        }
+        write_sets(folder, sets, skipped)
+
+
+if __name__ == "__main__":
+    arguments = parse(None)
+    sys.exit(exit_status(lambda: build(arguments)))
