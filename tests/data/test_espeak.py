@@ -1,6 +1,7 @@
 """Speech from eSpeak NG: repeatable, and its settings do what they say."""
 
 import builtins
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,6 +57,35 @@ def test_a_voice_says_several_things():
     with EspeakVoice("en-us+m2") as voice:
         parts = [voice.say(word) for word in ("one", "two")]
     assert all(len(part) > 2000 for part in parts)
+
+
+@pytest.mark.parametrize("voice", ["en-us", "en-gb-scotland+f2", "de+m3"])
+def test_phones_follow_each_other_from_the_first_sample_to_the_last(voice):
+    with EspeakVoice(voice) as speaker:
+        for text in ("Turn on, please.", "six"):
+            samples, phones = speaker.speak(text)
+            assert (phones[0].start, phones[-1].end) == (0, len(samples) / espeak.SAMPLE_RATE)
+            assert all(before.end == after.start for before, after in pairwise(phones))
+            assert all(phone.start < phone.end for phone in phones)
+            assert not any(before.label == after.label == espeak.SILENCE for before, after in pairwise(phones))
+
+
+def test_phones_are_what_is_said_when_it_is_said():
+    """Of this voice, sibilants cross zero often, vowels seldom, and silence is silent."""
+    with EspeakVoice("en-us") as speaker:
+        samples, phones = speaker.speak("she sees six seas, a messy house is busy")
+    labels = [phone.label for phone in phones if phone.label != espeak.SILENCE]
+    assert "".join(labels).startswith("ʃiːsiːzsɪks")
+    crossings = {"sʃ": [], "iɛɪa": []}
+    for start, end, label in phones:
+        part = samples[int(start * espeak.SAMPLE_RATE) : int(end * espeak.SAMPLE_RATE)]
+        if label == espeak.SILENCE:
+            assert np.abs(part).max() < 0.01
+            continue
+        for kind, found in crossings.items():
+            if label[0] in kind:
+                found.append(np.mean(part[1:] * part[:-1] < 0))
+    assert min(crossings["sʃ"]) > 1.5 * max(crossings["iɛɪa"])
 
 
 @pytest.mark.parametrize("voice", ["xx", "en-us+nobody", "", "en+"])

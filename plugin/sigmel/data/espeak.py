@@ -15,26 +15,71 @@ import _ctypes
 import ctypes
 import functools
 import os
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigmel.errors import SigmelError
 
 SAMPLE_RATE = 22050
+SILENCE = "sil"
 
 # Constants of espeak-ng/speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_PHONEME_EVENTS = 0x0001
+_INITIALIZE_PHONEME_IPA = 0x0002
 _INITIALIZE_DONT_EXIT = 0x8000
+_EVENT_LIST_TERMINATED = 0
+_EVENT_PHONEME = 7
 _POS_CHARACTER = 1
 _CHARS_UTF8 = 1
 _PHONEMES = 0x100
 _PARAMETERS = {"speed": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 100), "pitch_range": (4, 0, 100)}
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_STRESS = str.maketrans("", "", "ˈˌ")
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT; its last field is a union that holds the name of a phoneme in UTF-8."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("string", ctypes.c_char * 8),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 # These two speakers never repeat themselves, not even in a library loaded afresh.
 _UNREPEATABLE = {"Reed", "caleb"}
+
+
+class Phone(NamedTuple):
+    """What is spoken from `start` to `end`, in seconds: a phone in IPA without its stress, or `SILENCE`."""
+
+    start: float
+    end: float
+    label: str
+
+
+class Spoken(NamedTuple):
+    """Speech, and what is spoken in it when.
+
+    Attributes:
+        samples: float32 in [-1, 1] at 22050 Hz, shape (samples,).
+        phones: one after the other, from the first sample to the last.
+    """
+
+    samples: np.ndarray
+    phones: list[Phone]
 
 
 def synthesize(text: str, voice: str = "en-us", **settings: int) -> np.ndarray:
@@ -87,7 +132,10 @@ class EspeakVoice:
 
     def _start(self) -> None:
         rate = self._library.espeak_Initialize(
-            _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(_data_path().parent).encode(), _INITIALIZE_DONT_EXIT
+            _AUDIO_OUTPUT_SYNCHRONOUS,
+            0,
+            str(_data_path().parent).encode(),
+            _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT,
         )
         if rate != SAMPLE_RATE:
             raise SigmelError(f"espeak: cannot start with the data in {_data_path()} (sample rate {rate})")
@@ -111,29 +159,45 @@ class EspeakVoice:
         EspeakVoice._open = False
 
     def say(self, text: str) -> np.ndarray:
-        """Speak a text.
+        """The samples of `speak`, which documents the argument, and the errors."""
+        return self.speak(text).samples
+
+    def speak(self, text: str) -> Spoken:
+        """Speak a text, and say when which phone is spoken.
 
         Args:
             text: plain text; ``[[...]]`` holds phonemes in eSpeak's own notation.
-
-        Returns:
-            float32 samples in [-1, 1] at 22050 Hz, shape (samples,).
 
         Raises:
             SigmelError: eSpeak refused the text.
         """
         self._blocks.clear()
+        self._starts = [(0, SILENCE)]  # of phones, in samples
         data = text.encode() + b"\0"
         status = self._library.espeak_Synth(
             data, ctypes.c_size_t(len(data)), 0, _POS_CHARACTER, 0, _CHARS_UTF8 | _PHONEMES, None, None
         )
         if status != 0:
             raise SigmelError(f"espeak: voice {self.voice!r} could not speak {text!r} (status {status})")
-        return np.concatenate([np.zeros(0, np.int16), *self._blocks]).astype(np.float32) / 32768
+        samples = np.concatenate([np.zeros(0, np.int16), *self._blocks]).astype(np.float32) / 32768
+        phones = [
+            Phone(start / SAMPLE_RATE, end / SAMPLE_RATE, label)
+            for (start, label), (end, _) in pairwise([*self._starts, (len(samples), SILENCE)])
+            if start < end
+        ]
+        return Spoken(samples, phones)
 
-    def _collect(self, samples, count: int, _events: int) -> int:  # type: ignore[no-untyped-def]
+    def _collect(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        for event in events:  # a C array: it does not end by itself
+            if event.type == _EVENT_LIST_TERMINATED:
+                break
+            if event.type == _EVENT_PHONEME:
+                label = event.string.decode(errors="ignore").translate(_STRESS) or SILENCE
+                still_silent = label == self._starts[-1][1] == SILENCE
+                if not still_silent and not label.startswith("("):  # "(de)": the language changes
+                    self._starts.append((event.sample, label))
         return 0  # go on
 
 
