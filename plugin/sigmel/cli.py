@@ -19,6 +19,7 @@ VERBS = {
     "doctor": ("sigmel.doctor", "what this machine offers, and what is broken"),
     "espnet": ("sigmel.hosts.espnet_hook", "let ESPnet's own commands find sigmel's classes, or not"),
     "convert": ("sigmel.hosts.convert", "a recogniser of one host into that of the other"),
+    "upcycle": ("sigmel.hosts.upcycle", "a dense recogniser into one with routed experts, equal to it at first"),
     "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
     "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
     "plot": ("sigmel.analysis.plots", "training curves and expert use as PNG files"),

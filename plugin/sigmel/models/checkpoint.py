@@ -21,6 +21,7 @@ from sigmel.models.espnet_options import encoder_from_espnet
 
 END = "<sos/eos>"  # a token of every ESPnet model, which CTC never emits
 NEMO_MODEL = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
+NEMO_HYBRID = "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel"
 NEMO_ENCODER = "sigmel.hosts.nemo.RegisteredEncoder"
 NEMO_PREPROCESSOR = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
 # Options of NeMo's preprocessor that LogMel has too, with NeMo's defaults.
@@ -38,6 +39,10 @@ FRONTEND = {
 # Those that it has not, and the values that mean what LogMel does. Padding of the batch is masked by the encoder.
 FIXED = {"lowfreq": 0, "highfreq": None, "log": True, "log_zero_guard_type": "add", "log_zero_guard_value": 2**-24}
 FIXED |= {"frame_splicing": 1, "exact_pad": False, "mag_power": 2.0, "mel_norm": "slaney"}
+
+
+class NeedsHost(SigmelError):
+    """A model of a kind that only its host can run."""
 
 
 @dataclass
@@ -64,13 +69,18 @@ class Recogniser:
     tokenizer: bytes
 
 
-def read_nemo(path: Path) -> Recogniser:
+def read_nemo(path: Path, hybrid: bool = False) -> Recogniser:
     """Read a ``.nemo`` file.
 
+    Args:
+        path: of the file.
+        hybrid: take the CTC part of a model with a transducer, too, which is refused otherwise.
+
     Raises:
-        SigmelError: it is no such file, or no CTC model with our encoder and NeMo's log-mel front end.
+        NeedsHost: it is no CTC model with our encoder and NeMo's log-mel front end.
+        SigmelError: it is no such file.
     """
-    with _readable(path, "a .nemo file"), tarfile.open(path) as archive:
+    with readable(path, "a .nemo file"), tarfile.open(path) as archive:
         files = {PurePosixPath(member.name).name: member for member in archive.getmembers() if member.isfile()}
 
         def read(name: str) -> bytes:
@@ -79,20 +89,24 @@ def read_nemo(path: Path) -> Recogniser:
             return content.read()
 
         config = yaml.safe_load(read("model_config.yaml"))
-        _require(path, "target", config.get("target"), (NEMO_MODEL,))
+        target = config.get("target")
+        _require(path, "target", target, (NEMO_MODEL, NEMO_HYBRID) if hybrid else (NEMO_MODEL,))
         state = torch.load(io.BytesIO(read("model_weights.ckpt")), map_location="cpu", weights_only=True)
         tokenizer = read(config["tokenizer"]["model_path"].removeprefix("nemo:"))
     frontend, encoder = dict(config["preprocessor"]), dict(config["encoder"])
     _require(path, "preprocessor._target_", frontend.pop("_target_"), (NEMO_PREPROCESSOR,))
     for name, value in FIXED.items():
         _require(path, f"preprocessor.{name}", frontend.get(name, value), (value,))
-    target = encoder.pop("_target_")
-    _require(path, "encoder._target_", target, (NEMO_ENCODER, "sigmel.hosts.nemo.OmniRouterEncoder"))
+    kind = encoder.pop("_target_")
+    _require(path, "encoder._target_", kind, (NEMO_ENCODER, "sigmel.hosts.nemo.OmniRouterEncoder"))
     encoder.pop("feat_in")
     name, options = "omni_router", encoder
-    if target == NEMO_ENCODER:
+    if kind == NEMO_ENCODER:
         name, options = encoder["encoder"], encoder.get("conf") or {}
-    weight, bias = (state[f"decoder.decoder_layers.0.{key}"].squeeze(-1) for key in ("weight", "bias"))
+    prefix, ctc = "decoder", config["decoder"]
+    if target == NEMO_HYBRID:
+        prefix, ctc = "ctc_decoder", config["aux_ctc"]["decoder"]
+    weight, bias = (state[f"{prefix}.decoder_layers.0.{key}"].squeeze(-1) for key in ("weight", "bias"))
     return Recogniser(
         {name: frontend.get(name, default) for name, default in FRONTEND.items()},
         name,
@@ -100,18 +114,23 @@ def read_nemo(path: Path) -> Recogniser:
         _part(state, "encoder.core."),
         weight.roll(1, 0),  # NeMo's blank is the last
         bias.roll(1, 0),
-        list(config["decoder"]["vocabulary"]),
+        list(ctc["vocabulary"]),
         tokenizer,
     )
 
 
-def read_espnet(path: Path) -> Recogniser:
+def read_espnet(path: Path, hybrid: bool = False) -> Recogniser:
     """Read an archive packed by ESPnet (``.zip``), or a ``.pth`` with its ``config.yaml`` beside it.
 
+    Args:
+        path: of the file.
+        hybrid: take the CTC part of a model with a decoder, too, which is refused otherwise.
+
     Raises:
-        SigmelError: it is no such file, or no CTC model with our encoder and ``frontend: log_mel``.
+        NeedsHost: it is no CTC model with our encoder and ``frontend: log_mel``.
+        SigmelError: it is no such file.
     """
-    with _readable(path, "an ESPnet model"):
+    with readable(path, "an ESPnet model"):
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 meta = yaml.safe_load(archive.read("meta.yaml"))
@@ -125,8 +144,12 @@ def read_espnet(path: Path) -> Recogniser:
             beside = path.parent / bpemodel.name
             tokenizer = (beside if beside.is_file() else bpemodel).read_bytes()
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-    for key, wanted in {"frontend": "log_mel", "normalize": None, "decoder": None, "token_type": "bpe"}.items():
+    for key, wanted in {"frontend": "log_mel", "normalize": None, "token_type": "bpe"}.items():
         _require(path, key, config.get(key), (wanted,))
+    if not hybrid:
+        _require(path, "decoder", config.get("decoder"), (None,))
+    if "ctc.ctc_lo.weight" not in state:
+        raise NeedsHost(f"{path}: it was trained without CTC (ctc_weight: 0)")
     frontend = dict(config.get("frontend_conf") or {})
     _require(path, "token_list[0]", config["token_list"][0], ("<blank>",))
     for key in frontend:
@@ -146,7 +169,8 @@ def read_espnet(path: Path) -> Recogniser:
 
 
 @contextmanager
-def _readable(path: Path, kind: str) -> Iterator[None]:
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Say of any error in here that the file is not of this kind, and why."""
     try:
         yield
     except SigmelError:
@@ -157,8 +181,8 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
 
 def _require(path: Path, key: str, value: Any, wanted: tuple[Any, ...]) -> None:
     if value not in wanted:
-        readable = " or ".join(map(repr, wanted))
-        raise SigmelError(f"{path}: {key} is {value!r}; only {readable} can be read without its host")
+        those = " or ".join(map(repr, wanted))
+        raise NeedsHost(f"{path}: {key} is {value!r}; only {those} can be read without its host")
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

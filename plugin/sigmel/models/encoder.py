@@ -98,6 +98,8 @@ class OmniRouterEncoder(nn.Module):
         jitter: noise on the router's input in training. Default: 0.01.
         load_balance_weight: weight of the load-balancing loss, summed over layers; 0 for none. Default: 0.01.
         z_loss_weight: weight of the router z-loss, summed over layers. Default: 0.
+        normalize_gates: divide the gates by their sum, so that experts that are copies of one feed-forward give what
+            it gives; see `sigmel.models.upcycling`. Default: False.
         chunk_size: encoder frames that see each other; 1 is causal, None the full context. Default: None.
         left_context: encoder frames before its chunk that a frame sees; None is all. Default: None.
 
@@ -132,6 +134,7 @@ class OmniRouterEncoder(nn.Module):
         jitter: float = 0.01,
         load_balance_weight: float = 0.01,
         z_loss_weight: float = 0.0,
+        normalize_gates: bool = False,
         chunk_size: int | None = None,
         left_context: int | None = None,
     ):
@@ -176,7 +179,7 @@ class OmniRouterEncoder(nn.Module):
 
         groups = parse_expert_layers(expert_layers, num_layers, experts)
         # The encoder owns the routers, each once; a layer is given its own in `forward`.
-        self.routers, self.router_of_layer = build_routers(routing, groups, d_model, top_k, jitter)
+        self.routers, self.router_of_layer = build_routers(routing, groups, d_model, top_k, jitter, normalize_gates)
         ff_size = 4 * d_model if ff_size is None else ff_size
         attention_class = registry.get("attention", attention)
         if chunk_size is not None and left_context is None and getattr(attention_class, "needs_left_context", False):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.errors import SigmelError
-from sigmel.hosts.espnet.strict import check_when_loaded
+from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
 from sigmel.models.espnet_options import encoder_from_espnet, espnet_signature
 

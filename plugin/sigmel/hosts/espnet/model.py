@@ -14,7 +14,7 @@ from torch import Tensor
 from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
-from sigmel.hosts.espnet.strict import check_when_loaded
+from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
 
 

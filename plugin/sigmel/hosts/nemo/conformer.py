@@ -7,64 +7,23 @@ from typing import Any, cast
 import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
-from nemo.collections.asr.parts.submodules.conformer_modules import ConformerFeedForward, ConformerLayer
+from nemo.collections.asr.parts.submodules.conformer_modules import ConformerLayer
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.attention import use_sigmoid_attention
 from sigmel.hosts.nemo.watched import WatchedEncoderMixin
-from sigmel.layers.experts import ExpertFeedForward
-from sigmel.layers.routing import (
-    Router,
-    RoutingDecision,
-    auxiliary_loss,
-    build_routers,
-    parse_expert_layers,
-)
-
-
-class RoutedFeedForward(nn.Module):
-    """Experts where a Conformer layer had `feed_forward2`.
-
-    A state dict of the dense layer loads into it too: every expert becomes a copy of the dense feed-forward
-    ("upcycling", arXiv 2212.05055). So `init_from_nemo_model: dense.nemo` in the YAML starts from a dense checkpoint.
-
-    Args:
-        dense: what it replaces, for the sizes.
-        router: the layer's router. The encoder owns it, so that a shared one is saved once.
-    """
-
-    def __init__(self, dense: ConformerFeedForward, router: Router):
-        super().__init__()
-        self.experts = ExpertFeedForward(dense.d_model, dense.d_ff, router.num_experts, activation="silu")
-        self._router = (router,)  # inside a tuple it is no submodule of this layer
-        self.pad_mask: Tensor | None = None  # (B, T) bool, true at padding; the layer sets it before each call
-        self.routed: tuple[RoutingDecision, Tensor] | None = None  # the last decision and its (B, T) valid frames
-
-    def forward(self, u: Tensor) -> Tensor:
-        """(B, T, D) from (B, T, D)."""
-        valid = u.new_ones(u.shape[:2], dtype=torch.bool) if self.pad_mask is None else ~self.pad_mask
-        y, decision = self.experts(u, self._router[0], valid)
-        self.pad_mask, self.routed = None, (decision, valid)
-        return y
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        copies = {"w1": "linear1.weight", "b1": "linear1.bias", "w2": "linear2.weight", "b2": "linear2.bias"}
-        if f"{prefix}linear1.weight" in state_dict:
-            for name, dense in copies.items():
-                mine = getattr(self.experts, name)
-                # A layer built with use_bias: false has no biases.
-                value = state_dict.pop(prefix + dense, torch.zeros_like(mine[0]))
-                state_dict[f"{prefix}experts.{name}"] = value.expand_as(mine)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+from sigmel.layers.routed import RoutedFeedForward, take_routing
+from sigmel.layers.routing import Router, build_routers, parse_expert_layers
 
 
 class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
     """NeMo's ConformerEncoder whose layers have routed experts as their second feed-forward.
 
     It keeps all that NeMo's encoder can do (cache-aware streaming, local attention, export), its checkpoints and its
-    arguments, to which the arguments below are added. The dropout inside the replaced feed-forward is not kept.
+    arguments, to which the arguments below are added. The dropout inside the replaced feed-forward is not kept. The
+    checkpoint of a dense one loads into it, see `RoutedFeedForward`; so NeMo's `init_from_nemo_model` starts from one.
 
     Args:
         *args, **conformer: see `nemo.collections.asr.modules.ConformerEncoder`.
@@ -102,7 +61,10 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         self.routers, router_of_layer = build_routers(routing, groups, self.d_model, top_k, jitter, normalize_gates)
         for index, router in router_of_layer.items():
             layer = self.layers[index]
-            layer.feed_forward2 = RoutedFeedForward(layer.feed_forward2, cast(Router, self.routers[router]))
+            dense, linears = layer.feed_forward2, ("linear1", "linear2")
+            layer.feed_forward2 = RoutedFeedForward(
+                dense.d_model, dense.d_ff, cast(Router, self.routers[router]), "silu", linears
+            )
             layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
         if attention == "sigmoid":
             for layer in self.layers:
@@ -116,15 +78,8 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
     def forward_internal(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """See ConformerEncoder.forward_internal, which all its ways of being called lead to."""
         outputs = super().forward_internal(*args, **kwargs)
-        aux_loss, routing = torch.zeros((), device=outputs[0].device), []
-        for layer in self.layers:
-            routed = getattr(layer.feed_forward2, "routed", None)
-            if routed is not None:
-                layer.feed_forward2.routed = None  # else it would keep the graph until the next call
-                decision, valid = routed
-                routing.append(decision)
-                if self.training:
-                    aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
+        feed_forwards = [layer.feed_forward2 for layer in self.layers]
+        routing, aux_loss = take_routing(feed_forwards, self.training, self.load_balance_weight, self.z_loss_weight)
         if routing:
             self.report_routing(routing, outputs[1], aux_loss)
         # A layer that is frozen, in eval mode, measures nothing.

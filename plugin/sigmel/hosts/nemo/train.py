@@ -6,10 +6,12 @@ NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.m
 ``save_to``) plus what a recipe needs: checks of the manifests before anything starts, one line of progress,
 ``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and ``model.nemo`` that exists only
 when it is complete. The recipe's own options are the fields of `Recipe`, under ``recipe`` in the configuration.
+NeMo's ``init_from_nemo_model: model.nemo``, at the top, begins with the weights of another model, see `initialise`.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 import sys
@@ -33,6 +35,7 @@ from sigmel.data.atomic import atomic_path
 from sigmel.data.manifest import write_manifest
 from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
+from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.encoder import parameter_counts
 
 
@@ -177,6 +180,41 @@ def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
         raise SigmelError(f"{checkpoint}: a damaged checkpoint; remove it to go on from an earlier one") from error
 
 
+def initialise(model: EncDecCTCModelBPE, cfg: DictConfig) -> None:
+    """Begin with the weights of ``init_from_nemo_model``, if the configuration names one: with all of them.
+
+    NeMo would leave at its random start what the file lacks, and drop what the model lacks. It still does so where
+    ``init_from_nemo_model`` is a mapping that includes and excludes parts, which asks for it. An option of the encoder
+    that is not the file's is told: it may be meant, but no weight shows it.
+
+    Raises:
+        SigmelError: the file is no model that NeMo can restore, or not one of these parameters and shapes.
+    """
+    path = cfg.get("init_from_nemo_model")
+    if isinstance(path, str):
+        if not Path(path).is_file():
+            raise SigmelError(f"init_from_nemo_model: {path}: no such file")
+        check_when_loaded(model, lambda name: True)
+    try:
+        model.maybe_init_from_pretrained_checkpoint(cfg)
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"init_from_nemo_model: {path}: {error}") from error
+    if isinstance(path, str):
+        signature = inspect.signature(type(getattr(model.encoder, "core", model.encoder)))
+        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+        theirs = defaults | _encoder_options(EncDecCTCModelBPE.restore_from(path, return_config=True))
+        for name, value in (defaults | _encoder_options(model.cfg)).items():
+            if value != theirs.get(name):
+                print(f"encoder.{name}: {value}, but {path} has {theirs.get(name)}")
+
+
+def _encoder_options(model: DictConfig) -> dict[str, Any]:
+    """What the encoder section says of the encoder, whether it is `RegisteredEncoder` or not."""
+    section = OmegaConf.to_container(model.encoder, resolve=True)
+    options = section.pop("conf", None) or {}
+    return {name: value for name, value in (section | options).items() if name not in ("_target_", "encoder")}
+
+
 def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
     """Replace the model's weights by their mean with those of ``checkpoints``."""
     states = [torch.load(path, map_location="cpu", weights_only=False)["state_dict"] for path in checkpoints]
@@ -230,6 +268,8 @@ def train(cfg: DictConfig) -> None:
     try:
         trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
         model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
+        if not resume:
+            initialise(model, cfg)
     except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
         raise SigmelError(str(error.__cause__ or error)) from error
     counts = parameter_counts(model)
