@@ -61,6 +61,11 @@ check_options() {
   system+=_seed$seed
   [ -f "conf/$host/$size.yaml" ] ||
     fail "--size: '$size' has no conf/$host/$size.yaml; there are: $(cd "conf/$host" && echo *.yaml)"
+  find_python
+}
+
+# Set `python` to what runs the host, unless the user has named one.
+find_python() {
   local venv=$root/.venv
   [ "$host" = nemo ] || venv=$root/.venv-$host
   case "$python" in

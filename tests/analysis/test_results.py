@@ -10,10 +10,10 @@ from sigmel.analysis.results import (
     END,
     add_rows,
     error_table,
+    put_between,
     read_results,
     report,
     summary_table,
-    update_readme,
 )
 from sigmel.errors import SigmelError
 
@@ -80,11 +80,11 @@ def test_a_readme_gets_the_tables_between_its_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nafter\n")
     for _ in range(2):  # again changes nothing
-        update_readme(path, [make()])
+        put_between(path, report([make()]))
         assert path.read_text() == f"# Title\n\n{BEGIN}\n{report([make()])}\n{END}\n\nafter\n"
     path.write_text("# Title\n")
     with pytest.raises(SigmelError, match=r"README\.md: has no lines"):
-        update_readme(path, [make()])
+        put_between(path, report([make()]))
 
 
 @pytest.mark.parametrize(

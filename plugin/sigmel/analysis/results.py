@@ -104,7 +104,7 @@ def summary_table(rows: Sequence[Row]) -> str:
         name = f"**leave-one-speaker-out, mean of {len(speakers)}**"
         low, high = (f(row["wer"] for row in group) for f in (min, max))
         body.append(_summary_line(name, group, f"{low:.1f}–{high:.1f} (range)"))
-    return _table(header, body)
+    return markdown_table(header, body)
 
 
 def _summary_line(name: str, group: Sequence[Row], spread: str) -> list[str]:
@@ -138,7 +138,7 @@ def error_table(rows: Sequence[Row], unit: str) -> str:
         seed = f" seed {row['seed']}" if "seed" in row else ""
         name = f"{row['test_set']} {_system(row)}{seed}"
         body.append([name, str(row["utterances"]), str(row[total]), *(f"{value:.1f}" for value in percents)])
-    return _table(header, body)
+    return markdown_table(header, body)
 
 
 def environment_table(rows: Sequence[Row]) -> str:
@@ -165,7 +165,7 @@ def report(rows: Sequence[Row]) -> str:
     )
 
 
-def update_readme(path: Path, rows: Sequence[Row]) -> None:
+def put_between(path: Path, content: str) -> None:
     """Replace what stands between the marker lines of a README.
 
     Raises:
@@ -177,7 +177,7 @@ def update_readme(path: Path, rows: Sequence[Row]) -> None:
     if not (begin and end):
         raise SigmelError(f"{path}: has no lines {BEGIN} and {END} to put the results between")
     with atomic_path(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{report(rows)}\n{END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", encoding="utf-8")
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -199,7 +199,8 @@ def _millions(count: float) -> str:
     return f"{count / 1e6:.2f}M"
 
 
-def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, the first column to the left and the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -215,5 +216,5 @@ def run(args: argparse.Namespace) -> int:
     rows = read_results(args.results)
     print(summary_table(rows))
     if args.update_readme:
-        update_readme(args.update_readme, rows)
+        put_between(args.update_readme, report(rows))
     return 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Data of the espeak_multidomain recipe: five domains to train on, and eight that are out of them.
 
-A domain is what is said (rules of the grammar in `sigmel.data.commands`), in which accents, how fast, and through what.
-Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
+A domain is what is said (rules of the grammar in `sigmel.data.commands`), in which accents, how fast, and through
+what. Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
 (`sigmel.data.fsdd`), by the speakers other than `HELD_OUT`. Each makes a fifth of train, dev and test.
 
 ================ =====================================================================================
@@ -18,8 +18,8 @@ ood_vocabulary   sentences of rules never heard, some words among them
 real_<speaker>   real speech: digits by a speaker never heard
 ================ =====================================================================================
 
-The sets ``ood_*`` are spoken as the domain "home" is, by the voices of test, and say what any of the four domains says;
-each differs from that in the one thing that it is named after. Sampling rate 8 kHz.
+The sets ``ood_*`` are spoken as the domain "home" is, by the voices of test, and say what any of the four domains
+says; each differs from that in the one thing that it is named after. Sampling rate 8 kHz.
 
 The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
 and ``config.json``. It depends on the options and the seed only, not on the number of processes.
@@ -129,9 +129,7 @@ def bad_microphone(samples: np.ndarray, rng: np.random.Generator, speakers: Sequ
 
 DOMAINS = {
     "home": Domain(("light", "device", "climate", "media", "volume"), ("en", "en-us"), (130, 200), quiet_room),
-    "phone": Domain(
-        ("call", "message", "calendar", "alarm", "timer"), ("en-us", "en-gb-x-rp"), (150, 220), telephone
-    ),
+    "phone": Domain(("call", "message", "calendar", "alarm", "timer"), ("en-us", "en-gb-x-rp"), (150, 220), telephone),
     "car": Domain(("weather", "travel"), ("en-gb-x-gbclan", "en-us"), (130, 190), car),
     "shop": Domain(("shopping", "sum"), ("en-gb-x-gbcwmd", "en"), (120, 180), hall),
 }

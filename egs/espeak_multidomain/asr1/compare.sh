@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The papers' comparison in small: dense, Switch, Omni-router, PathMoE of 2 and of 4 layers; and a dense model trained
+# further, as it is and with its feed-forwards turned into experts. All have the same data in the same order, the same
+# number of steps and the same active parameters, and each is trained with several seeds.
+#
+# Usage: ./compare.sh [--size tiny|quick] [--seeds N] [--jobs N] [--fsdd_dir DIR] [--python PYTHON]
+#
+# --size quick takes ten minutes on two CPU cores and shows that everything runs; its figures mean nothing. tiny (the
+# default) takes some two hours. --seeds: how many (default: 5; quick: 1). --jobs: trainings at a time, one thread each
+# (default: 2). What is there is not made again, so a killed comparison goes on where it stopped. It makes results.json,
+# exp/comparison_<size>/ and, for tiny, the tables in README.md.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./path.sh
+
+host=nemo size=tiny seeds= jobs=2 fsdd_dir= python=
+parse_options "size seeds jobs fsdd_dir python" "$@"
+check size 'tiny|quick|nano'
+further=further
+[ "$size" = tiny ] || further=${size}_further
+[ -n "$seeds" ] || { [ "$size" = tiny ] && seeds=5 || seeds=1; }
+check seeds '[1-9][0-9]*'
+check jobs '[1-9][0-9]*'
+find_python
+fsdd_dir=$(absolute "$fsdd_dir")
+
+routings=(dense switch omni path:2 path:4)
+experiment() { echo "exp/nemo_${1}_${2/:/}_seed$3"; } # of a size, a routing and a seed
+every_seed() { for seed in $(seq "$seeds"); do experiment "$1" "$2" "$seed"; done; }
+
+# Each line of the input is the options of a training; as many run at a time as there are jobs.
+in_parallel() {
+  OMP_NUM_THREADS=1 xargs -P "$jobs" -L 1 ./run.sh --python "$python" ${fsdd_dir:+--fsdd_dir "$fsdd_dir"}
+}
+
+echo "--size $size --stop_stage 1" | in_parallel
+for seed in $(seq "$seeds"); do
+  for routing in "${routings[@]}"; do
+    echo "--size $size --routing $routing --seed $seed"
+  done
+done | in_parallel
+for seed in $(seq "$seeds"); do
+  for routing in dense omni; do
+    echo "--size $further --routing $routing --seed $seed --start $PWD/$(experiment "$size" dense "$seed")/model.nemo"
+  done
+done | in_parallel
+
+stage=1 stop_stage=3
+data=$(echo data/train*) comparison=exp/comparison_$size
+run_stage 1 "time per step" "exp/step_time_$size.json" \
+  "$python" local/step_time.py --config "conf/nemo/$size.yaml" --output "exp/step_time_$size.json" \
+  --tokenizer "$(experiment "$size" dense 1)/tokenizer" --manifest "$data/train.jsonl" --routing "${routings[@]}"
+
+for routing in switch omni path:2 path:4; do
+  exp=$(experiment "$size" "$routing" 1)
+  run_stage 2 routing "$exp/routing" \
+    "$python" -m sigmel.cli routing "$exp/model.nemo" "$data/test.jsonl" --output "$exp/routing"
+done
+
+systems=()
+for routing in "${routings[@]}"; do
+  systems+=(--system "$routing" $(every_seed "$size" "$routing"))
+done
+systems+=(--system "dense, further" $(every_seed "$further" dense))
+systems+=(--system "dense to omni" $(every_seed "$further" omni))
+readme=()
+[ "$size" != tiny ] || readme=(--update-readme README.md)
+rm -rf "$comparison" # made of the above in seconds
+run_stage 3 comparison "$comparison" \
+  "$python" -m sigmel.cli compare "${systems[@]}" --baseline dense --baseline switch --baseline "dense, further" \
+  --step-time "exp/step_time_$size.json" --output "$comparison" "${readme[@]}"
