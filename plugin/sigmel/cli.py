@@ -23,7 +23,7 @@ VERBS = {
     "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
     "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
     "plot": ("sigmel.analysis.plots", "training curves and expert use as PNG files"),
-    "routing": ("sigmel.analysis.routing_report", "where a recogniser sends its frames: tables, plots and a page"),
+    "routing": ("sigmel.hosts.routing", "where a recogniser sends its frames: tables, plots and a page"),
 }
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from sigmel.analysis.agreement import association, contingency, layer_pairs, token_association, token_table
+from sigmel.analysis.agreement import Labels, association, contingency, label_association, label_table, layer_pairs
 
 
 def test_contingency_is_a_count_of_pairs():
@@ -61,11 +61,12 @@ def test_jaccard_of_every_pair():
     assert [row["jaccard"] for row in layer_pairs(experts, [0, 0, 0])] == pytest.approx([2 / 3, 1 / 6, 1 / 3])
 
 
-def test_the_experts_of_each_token():
-    tokens = torch.tensor([1, 1, 1, 0, 0, 3])
-    experts = torch.tensor([[0, 2], [0, 2], [1, 2], [1, 0], [1, 0], [2, 1]])
-    rows = token_table(experts, tokens, ["a", "b", "c", "d"], most=2)
-    assert [(row["layer"], row["token"], row["frames"], row["expert"]) for row in rows] == [
+def test_the_experts_of_each_label():
+    """The frame without a label does not count."""
+    labels = Labels(torch.tensor([1, 1, 1, 0, -1, 0, 3]), ["a", "b", "c", "d"])
+    experts = torch.tensor([[0, 2], [0, 2], [1, 2], [1, 0], [0, 0], [1, 0], [2, 1]])
+    rows = label_table(experts, labels, "phone", most=2)
+    assert [(row["layer"], row["phone"], row["frames"], row["expert"]) for row in rows] == [
         (1, "b", 3, 0),
         (1, "a", 2, 1),
         (2, "b", 3, 2),
@@ -73,9 +74,9 @@ def test_the_experts_of_each_token():
     ]
     assert rows[0]["share"] == pytest.approx(2 / 3)
     assert rows[0]["shares"] == pytest.approx([2 / 3, 1 / 3, 0])
-    mixed, clear = token_association(experts, tokens, 4)
+    mixed, clear = label_association(experts, labels)
     assert mixed.mutual_information < clear.mutual_information == pytest.approx(1)
 
 
-def test_without_a_token_nothing_is_said_of_them():
-    assert token_association(torch.zeros(0, 2), torch.zeros(0), 4) == [(None, None)] * 2
+def test_without_a_label_nothing_is_said_of_them():
+    assert label_association(torch.zeros(3, 2), Labels(torch.full((3,), -1), ["a"])) == [(None, None)] * 2

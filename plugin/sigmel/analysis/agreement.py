@@ -30,6 +30,18 @@ class Association(NamedTuple):
     mutual_information: float | None
 
 
+class Labels(NamedTuple):
+    """What is spoken in each frame, by some account.
+
+    Attributes:
+        values: (N,) int64, the number of each frame's label, -1 where it has none.
+        names: of the labels.
+    """
+
+    values: Tensor
+    names: list[str]
+
+
 def contingency(a: Tensor, b: Tensor, shape: tuple[int, int]) -> Tensor:
     """How often each pair of values occurs: (A, B) int64 of two (N,) integer tensors below A and B."""
     return torch.bincount(a.long() * shape[1] + b.long(), minlength=shape[0] * shape[1]).view(shape)
@@ -72,36 +84,44 @@ def layer_pairs(experts: Tensor, routers: Sequence[int]) -> list[dict[str, Any]]
     return pairs
 
 
-def token_table(experts: Tensor, tokens: Tensor, names: Sequence[str], most: int) -> list[dict[str, Any]]:
-    """Which experts the frames of each token go to, in each layer.
+def label_table(experts: Tensor, labels: Labels, kind: str, most: int) -> list[dict[str, Any]]:
+    """Which experts the frames with each label go to, in each layer.
 
     Args:
         experts: (N, L) integers, first choices.
-        tokens: (N,) int64, what the recogniser hears in each frame.
-        names: of the tokens.
-        most: how many tokens to list, the most frequent first.
+        labels: of these frames.
+        kind: what the labels are, which is the name of their column.
+        most: how many labels to list, the most frequent first.
 
     Returns:
-        For each layer and token: "layer" (from 1), "token", "frames", "expert" (the most frequent one), its "share" of
-        the token's frames, and "shares", those of all experts.
+        For each layer and label: "layer" (from 1), `kind`, "frames", "expert" (the most frequent one), its "share" of
+        the label's frames, and "shares", those of all experts.
     """
     rows = []
-    values = int(experts.max()) + 1
-    for layer, chosen in enumerate(experts.unbind(1), start=1):
-        counts = contingency(tokens, chosen, (len(names), values))
+    values, chosen = _labelled(labels, experts)
+    shape = len(labels.names), int(experts.max()) + 1
+    for layer, choices in enumerate(chosen.unbind(1), start=1):
+        counts = contingency(values, choices, shape)
         frames = counts.sum(1)
-        for token in frames.argsort(descending=True, stable=True)[:most].tolist():
-            if frames[token]:
-                shares = (counts[token].double() / frames[token]).tolist()
-                expert = int(counts[token].argmax())
-                row = {"layer": layer, "token": names[token], "frames": int(frames[token]), "expert": expert}
+        for label in frames.argsort(descending=True, stable=True)[:most].tolist():
+            if frames[label]:
+                shares = (counts[label].double() / frames[label]).tolist()
+                expert = int(counts[label].argmax())
+                row = {"layer": layer, kind: labels.names[label], "frames": int(frames[label]), "expert": expert}
                 rows.append(row | {"share": shares[expert], "shares": shares})
     return rows
 
 
-def token_association(experts: Tensor, tokens: Tensor, names: int) -> list[Association]:
-    """What each layer's first choices (N, L) say about the `names` tokens (N,) heard; None without frames."""
-    if not len(tokens):
+def label_association(experts: Tensor, labels: Labels) -> list[Association]:
+    """What each layer's first choices (N, L) say about the labels of the frames; None where no frame has one."""
+    values, chosen = _labelled(labels, experts)
+    if not len(values):
         return [Association(None, None)] * experts.shape[1]
-    values = int(experts.max()) + 1
-    return [association(contingency(tokens, chosen, (names, values))) for chosen in experts.unbind(1)]
+    shape = len(labels.names), int(experts.max()) + 1
+    return [association(contingency(values, choices, shape)) for choices in chosen.unbind(1)]
+
+
+def _labelled(labels: Labels, experts: Tensor) -> tuple[Tensor, Tensor]:
+    """The frames that have a label: (M,) labels and (M, L) experts."""
+    has = labels.values >= 0
+    return labels.values[has], experts[has]

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sigmel.analysis.routing import routers_of
 from sigmel.errors import SigmelError
 from sigmel.layers.routing import Router, RoutingDecision
-from sigmel.models.encoder import OmniRouterEncoder
 
 # (number of the layer among those with experts, its router, what that said) -> what is done instead
 Change = Callable[[int, Router, RoutingDecision], RoutingDecision]
 
 
 @contextmanager
-def disturbed(encoder: OmniRouterEncoder, change: Change) -> Iterator[None]:
-    """Let `change` have the last word on each routing decision of whole utterances.
+def disturbed(encoder: nn.Module, change: Change) -> Iterator[None]:
+    """Let `change` have the last word on each routing decision of an encoder that calls its routers layer by layer.
 
     The encoder's output, its decisions included, is what comes of it; later layers see what earlier ones made.
     """
@@ -42,7 +42,7 @@ def disturbed(encoder: OmniRouterEncoder, change: Change) -> Iterator[None]:
 
     with ExitStack() as hooks:
         hooks.enter_context(encoder.register_forward_pre_hook(restart))
-        for router in encoder.routers:  # each once, though it is called for every layer that shares it
+        for router in routers_of(encoder):  # each once, though it is called for every layer that shares it
             hooks.enter_context(router.register_forward_hook(decide))
         yield
 
@@ -123,6 +123,6 @@ def noise(deviation: float, seed: int) -> Change:
         gates, experts = logits.softmax(-1).topk(router.top_k, dim=-1)
         if router.normalize_gates:
             gates = gates / gates.sum(-1, keepdim=True)
-        return RoutingDecision(logits, experts, gates)
+        return decision._replace(logits=logits, experts=experts, gates=gates)
 
     return change

@@ -1,8 +1,9 @@
-"""A CTC recogniser with routed experts, run without its host, to look into it."""
+"""Recognisers with routed experts, as the analyses see them; and those that need no host to run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigmel import registry
+from sigmel.analysis.routing import routers_of
 from sigmel.data.audio import read_audio
 from sigmel.errors import SigmelError
 from sigmel.features.log_mel import LogMel
-from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
+from sigmel.layers.routing import RoutingDecision
 
 if TYPE_CHECKING:
     from sigmel.models.checkpoint import Recogniser
@@ -23,18 +25,92 @@ BLANK = 0
 Row = dict[str, Any]
 
 
+class Encoded(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        hidden: (B, T, D), the encoder's output.
+        lengths: (B,) int64, frames of it that exist.
+        routing: a decision for each layer with experts.
+        routers: for each of these layers the number of its router, from 0.
+    """
+
+    hidden: Tensor
+    lengths: Tensor
+    routing: tuple[RoutingDecision, ...]
+    routers: tuple[int, ...]
+
+
 class RoutedRecogniser(nn.Module):
-    """Log-mel front end, encoder with routers, and one linear layer over tokens, the first of them blank.
+    """A recogniser whose encoder has routers, whatever runs it.
+
+    Subclasses say how it hears, in `encode`, `tokens` and `texts`; what its routers decide meanwhile is recorded here.
+
+    Args:
+        encoder: has the routers; whenever it is called, it calls them layer by layer.
+        sample_rate: Hz.
+        window_stride: seconds between two feature frames.
+        subsampling_factor: feature frames an encoder frame.
+        names: of the tokens that a frame may be heard as, blank first; empty where a frame is heard as none.
+
+    Raises:
+        SigmelError: the encoder has no routers.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        sample_rate: int,
+        window_stride: float,
+        subsampling_factor: int,
+        names: Sequence[str],
+    ):
+        super().__init__()
+        if not routers_of(encoder):
+            raise SigmelError(f"encoder: {type(encoder).__name__} has no routers here (dense?), so nothing is routed")
+        self.encoder = encoder
+        self.sample_rate = sample_rate
+        self.window_stride = window_stride
+        self.subsampling_factor = subsampling_factor
+        self.names = list(names)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Encoded:
+        """Encode (B, samples) waveforms of (B,) lengths in samples.
+
+        Raises:
+            SigmelError: layers with experts see other numbers of frames than the encoder gives.
+        """
+        said: list[tuple[int, RoutingDecision]] = []
+        with ExitStack() as hooks:
+            for number, router in enumerate(routers_of(self.encoder)):
+                hooks.enter_context(
+                    router.register_forward_hook(
+                        lambda _, __, decision, number=number: said.append((number, decision))
+                    )
+                )
+            hidden, lengths = self.encode(waveforms, lengths)
+        if any(decision.experts.shape[1] != hidden.shape[1] for _, decision in said):
+            raise SigmelError("encoder: it drops frames between its layers, whose choices cannot be compared then")
+        return Encoded(hidden, lengths, tuple(decision for _, decision in said), tuple(number for number, _ in said))
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) and its (B,) lengths, of (B, samples) waveforms and theirs; calls the encoder once."""
+        raise NotImplementedError
+
+    def tokens(self, hidden: Tensor) -> Tensor:
+        """(B, T) int64, the best of the `names` for each of (B, T, D) encoder frames."""
+        raise NotImplementedError
+
+    def texts(self, hidden: Tensor, lengths: Tensor) -> list[str]:
+        """The words of each utterance: greedy search, of (B, T, D) encoder frames and their (B,) lengths."""
+        raise NotImplementedError
+
+
+class PlainRecogniser(RoutedRecogniser):
+    """Log-mel front end, one of our encoders, and one linear layer over tokens, the first of them blank.
 
     Args:
         model: what a host saved.
-
-    Attributes:
-        encoder: the encoder.
-        sample_rate: Hz.
-        window_stride: seconds between two feature frames.
-        names: of the tokens, blank included.
-        layer_routers: for each layer with experts the number of its router.
 
     Raises:
         SigmelError: the encoder is none of ours, has no routers, or the parameters are not its own.
@@ -44,36 +120,36 @@ class RoutedRecogniser(nn.Module):
     bias: Tensor
 
     def __init__(self, model: Recogniser):
-        super().__init__()
         from sentencepiece import SentencePieceProcessor
 
         from sigmel.models.checkpoint import END
 
-        self.frontend = LogMel(**model.frontend)
-        encoder = registry.build("encoder", model.encoder, input_size=self.frontend.output_size(), **model.options)
-        if not isinstance(encoder, OmniRouterEncoder) or not len(encoder.routers):
-            raise SigmelError(f"encoder: {model.encoder} has no routers here (dense?), so nothing is routed")
+        frontend = LogMel(**model.frontend)
+        encoder = registry.build("encoder", model.encoder, input_size=frontend.output_size(), **model.options)
+        rates = (model.frontend["sample_rate"], model.frontend["window_stride"], encoder.subsampling_factor)
+        super().__init__(encoder, *rates, ["<blank>", *model.pieces])
         try:
             encoder.load_state_dict(model.state)
         except RuntimeError as error:
             raise SigmelError(f"encoder: its parameters do not fit its options: {error}") from error
-        self.encoder = encoder
-        self.sample_rate: int = model.frontend["sample_rate"]
-        self.window_stride: float = model.frontend["window_stride"]
-        self.names = ["<blank>", *model.pieces]
-        self.layer_routers = [encoder.router_of_layer[layer] for layer in sorted(encoder.router_of_layer)]
+        self.frontend = frontend
         self.register_buffer("weight", model.weight)
         self.register_buffer("bias", model.bias)
         self._silent = ("<blank>", END)
         self._tokenizer = SentencePieceProcessor(model_proto=model.tokenizer)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode (B, samples) waveforms of (B,) lengths in samples."""
-        return self.encoder(*self.frontend(waveforms, lengths))
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RoutedRecogniser.encode`."""
+        hidden, lengths, *_ = self.encoder(*self.frontend(waveforms, lengths))
+        return hidden, lengths
 
     def tokens(self, hidden: Tensor) -> Tensor:
-        """(B, T) int64, the best token of each of (B, T, D) encoder frames."""
+        """See `RoutedRecogniser.tokens`."""
         return F.linear(hidden, self.weight, self.bias).argmax(-1)
+
+    def texts(self, hidden: Tensor, lengths: Tensor) -> list[str]:
+        """See `RoutedRecogniser.texts`."""
+        return [self.text(heard[:length]) for heard, length in zip(self.tokens(hidden), lengths, strict=True)]
 
     def text(self, tokens: Tensor) -> str:
         """The words of an utterance's (T,) best tokens: greedy CTC search."""
@@ -84,9 +160,11 @@ class RoutedRecogniser(nn.Module):
 def load_recogniser(path: Path) -> RoutedRecogniser:
     """Load a ``.nemo``, ESPnet's packed ``.zip``, or a ``.pth`` with its ``config.yaml`` beside it, for inference.
 
+    A model with CTC and another decoder is heard through CTC.
+
     Raises:
-        SigmelError: naming the file: there is none, its suffix is another, or it holds no CTC recogniser with our
-            encoder, our log-mel front end and routers.
+        NeedsHost: it is no CTC recogniser with our encoder and our log-mel front end.
+        SigmelError: naming the file: there is none, its suffix is another, or the encoder has no routers.
     """
     from sigmel.models.checkpoint import READERS
 
@@ -94,9 +172,9 @@ def load_recogniser(path: Path) -> RoutedRecogniser:
         raise SigmelError(f"{path}: the suffix must be one of {', '.join(READERS)}")
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")
-    model = READERS[path.suffix](path)
+    model = READERS[path.suffix](path, hybrid=True)
     try:
-        recogniser = RoutedRecogniser(model)
+        recogniser = PlainRecogniser(model)
     except SigmelError as error:
         raise SigmelError(f"{path}: {error}") from error
     return recogniser.eval().to("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,7 +190,7 @@ class Batch(NamedTuple):
 
 def batches(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int, skipped: list[Row]) -> Iterator[Batch]:
     """Read the audio of rows of a manifest in order; those without usable audio go to `skipped`, with a ``reason``."""
-    device = model.weight.device
+    device = next(model.parameters()).device
     shortest = 2 * int(model.window_stride * model.sample_rate)  # two frames: fewer cannot be normalised
     usable: list[tuple[Row, Tensor]] = []
     for number, row in enumerate(rows, start=1):

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from sigmel.analysis.disturbance import Change, disturbed, noise, restrict, shuffle
-from sigmel.analysis.recogniser import RoutedRecogniser, Row, batches
+from sigmel.analysis.recogniser import Encoded, RoutedRecogniser, Row, batches
 from sigmel.analysis.scoring import error_rate
 from sigmel.layers.masks import valid_frames
-from sigmel.models.encoder import EncoderOutput
 
 
 class Condition(NamedTuple):
@@ -67,7 +66,7 @@ class _Sums:
     choices: int = 0
     texts: list[str] = field(default_factory=list)
 
-    def add(self, output: EncoderOutput, plain: EncoderOutput) -> None:
+    def add(self, output: Encoded, plain: Encoded) -> None:
         valid = valid_frames(plain.lengths, plain.hidden.shape[1])
         self.error += (output.hidden - plain.hidden)[valid].double().square().sum().item()
         self.energy += plain.hidden[valid].double().square().sum().item()
@@ -110,8 +109,8 @@ def robustness(
                     with disturbed(model.encoder, condition.change):
                         output = model(batch.waveforms, batch.lengths)
                 total.add(output, plain)
-                tokens = model.tokens(output.hidden)
-                total.texts += [model.text(tokens[number, : plain.lengths[number]]) for number in spoken]
+                if spoken:
+                    total.texts += model.texts(output.hidden[spoken], output.lengths[spoken])
                 progress.update(len(batch.rows))
     found = []
     for condition, total in zip(tried, sums, strict=True):

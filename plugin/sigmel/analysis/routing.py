@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sigmel.layers.masks import valid_frames
-from sigmel.layers.routing import RoutingDecision
+from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.models.encoder import EncoderOutput, OmniRouterEncoder
 
 WATCHED = 200  # utterances of a set are enough for its statistics
+
+
+def routers_of(encoder: nn.Module) -> list[Router]:
+    """The distinct routers of an encoder, whatever host it is of; a shared one stands there once."""
+    return [module for module in encoder.modules() if isinstance(module, Router)]
 
 
 def jaccard(a: Tensor, b: Tensor) -> Tensor:

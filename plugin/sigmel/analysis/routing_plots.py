@@ -56,17 +56,34 @@ def coverage(table: Table) -> Figure:
     return figure
 
 
-def tokens(table: Table, layer: int, most: int = 30) -> Figure:
-    """Plot which experts of one layer the frames of the most frequent tokens go to."""
+def segments(table: Table) -> Figure:
+    """Plot how long each layer stays with one expert, and how long by chance; a dot is an expert."""
+    figure, axes = load_pyplot().subplots(figsize=(6, 3.4), layout="constrained")
+    whole = [row for row in table if row["expert"] is None]
+    numbers = [row["layer"] for row in whole]
+    axes.plot(numbers, [1000 * row["mean_seconds"] for row in whole], "o-", label="model")
+    axes.plot(numbers, [1000 * row["independent"] for row in whole], "--", color="grey", label="frames independent")
+    single = [row for row in table if row["expert"] is not None]
+    axes.plot(
+        [row["layer"] for row in single], [1000 * row["mean_seconds"] for row in single], ".", label="one expert"
+    )
+    axes.set(xlabel="layer", ylabel="mean segment (ms)", ylim=(0, None), xticks=numbers)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def labels(table: Table, kind: str, layer: int, most: int = 40) -> Figure:
+    """Plot which experts of one layer the frames of the most frequent tokens or phones (`kind`) go to."""
     rows = [row for row in table if row["layer"] == layer][:most]
     shares = np.array([row["shares"] for row in rows])
     figure, axes = load_pyplot().subplots(
         figsize=(2.2 + 0.6 * shares.shape[1], 1.4 + 0.22 * len(rows)), layout="constrained"
     )
     image = axes.imshow(100 * shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    axes.set(xlabel="expert", ylabel="token", title=f"layer {layer}", xticks=range(shares.shape[1]))
-    axes.set_yticks(range(len(rows)), [row["token"] for row in rows], fontsize=8, parse_math=False)
-    figure.colorbar(image, label="frames of the token (%)")
+    axes.set(xlabel="expert", ylabel=kind, title=f"layer {layer}", xticks=range(shares.shape[1]))
+    axes.set_yticks(range(len(rows)), [row[kind] for row in rows], fontsize=8, parse_math=False)
+    figure.colorbar(image, label=f"frames of the {kind} (%)")
     return figure
 
 

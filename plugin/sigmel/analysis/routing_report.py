@@ -6,13 +6,15 @@ import argparse
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigmel.analysis import plots, routing_plots
 from sigmel.analysis.page import page, write_table
 from sigmel.analysis.paths import count_paths
-from sigmel.analysis.recogniser import load_recogniser
+from sigmel.analysis.phones import read_ctm
+from sigmel.analysis.recogniser import RoutedRecogniser, Row
 from sigmel.analysis.results import environment
 from sigmel.analysis.robustness import conditions, robustness
 from sigmel.analysis.routing_tables import Table, collect, describe
@@ -30,14 +32,18 @@ NEEDED = {"tqdm": "tqdm", "sentencepiece": "sentencepiece", "yaml": "pyyaml"}  #
 def draw(name: str, report: dict[str, Any], tables: dict[str, Table]) -> dict[str, Figure]:
     """The plots, by name; `report` is that of `RoutingWatch.report`, `name` that of the set."""
     layers = tables["layers"]
-    clearest = max(layers, key=lambda row: row["token_information"] or 0)["layer"]
     figures = {
         "load": plots.load_per_layer(report, name),
         "entropy": routing_plots.entropies(layers),
+        "segments": routing_plots.segments(tables["segments"]),
         "coverage": routing_plots.coverage(tables["coverage"]),
-        "tokens": routing_plots.tokens(tables["tokens"], clearest),
         "experts": plots.expert_use(report),
     }
+    for kind in ("token", "phone"):
+        if table := tables.get(f"{kind}s"):
+            information = [row[f"{kind}_information"] or 0.0 for row in layers]
+            clearest = information.index(max(information)) + 1
+            figures[f"{kind}s"] = routing_plots.labels(table, kind, clearest)
     if len(layers) > 1:
         figures["overlap"] = routing_plots.overlaps(tables["overlap"], len(layers))
     if len(tables["robustness"]) > 1:
@@ -51,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=kinds)
     parser.add_argument("manifest", type=Path, help="utterances (JSON lines)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the report; must not exist yet")
+    parser.add_argument("--phones", type=Path, help="which phone is spoken when (CTM), if the manifest does not say")
     parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
     parser.add_argument("--utterances", type=int, help="take only the first so many (default: all)")
     parser.add_argument("--shuffles", type=int, default=3, help="shuffles of the experts (default: %(default)s)")
@@ -63,26 +70,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of shuffles and noise (default: %(default)s)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel routing``."""
+def run(args: argparse.Namespace, load: Callable[[Path], RoutedRecogniser]) -> int:
+    """Run ``sigmel routing`` with what loads a model."""
     _check(args)
     for module, package in NEEDED.items():  # what is missing is said before the long work
         if importlib.util.find_spec(module) is None:
             raise SigmelError(f"sigmel routing needs {package}: pip install {package}")
-    plots.load_pyplot()
+    pyplot = plots.load_pyplot()
     rows = read_rows(args.manifest)[: args.utterances]
+    if args.phones:
+        rows = _with_phones(rows, args.phones)
     if any(row["text"].split() for row in rows):
         load_kaldialign()
     with atomic_dir(args.output) as folder:
-        model = load_recogniser(args.model)
+        model = load(args.model)
         rows.sort(key=lambda row: row["duration"], reverse=True)  # batches of like lengths
         routed = collect(model, rows, args.batch_size)
-        found, tables = describe(model, routed, args.seed)
+        found, tables = describe(routed, args.seed)
         num_experts = [row["experts"] for row in tables["layers"]]
         paths = count_paths(routed.experts[..., 0]).paths
         tried = conditions(num_experts, paths, args.shuffles, args.paths, args.noise, args.seed)
         tables["robustness"] = robustness(model, rows, args.batch_size, tried)
-        summary = {"model": args.model.name, "manifest": args.manifest.name, "utterances": routed.utterances}
+        summary = {"model": args.model.name, "manifest": args.manifest.name, "utterances": len(routed.utterances)}
         summary |= {"skipped": len(routed.skipped), "seed": args.seed, **found}
         if tables["robustness"][0]["wer"] is None:
             summary["word_error_rate"] = "none: no utterance of the manifest has a text"
@@ -90,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         figures = draw(args.manifest.stem, routed.report, tables)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
+            pyplot.close(figure)
         for name, table in tables.items():
             write_table(folder / f"{name}.csv", table)
         skipped = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in routed.skipped)
@@ -99,8 +109,15 @@ def run(args: argparse.Namespace) -> int:
         title = f"Routing of {args.model.name}, {args.manifest.stem}"
         (folder / "index.html").write_text(page(title, summary, tables, list(figures)), encoding="utf-8")
     note = f", {len(routed.skipped)} without usable audio (see skipped.jsonl)" if routed.skipped else ""
-    print(f"{args.output / 'index.html'}: {routed.utterances} utterances, {summary['frames']} frames{note}")
+    print(f"{args.output / 'index.html'}: {summary['utterances']} utterances, {summary['frames']} frames{note}")
     return 0
+
+
+def _with_phones(rows: list[Row], ctm: Path) -> list[Row]:
+    alignments = read_ctm(ctm)
+    if not any(row["id"] in alignments for row in rows):
+        raise SigmelError(f"{ctm}: knows none of the ids of the manifest, such as {rows[0]['id']!r}")
+    return [row | {"phones": alignments.get(row["id"], [])} for row in rows]
 
 
 def _check(args: argparse.Namespace) -> None:

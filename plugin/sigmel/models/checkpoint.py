@@ -97,6 +97,9 @@ def read_nemo(path: Path, hybrid: bool = False) -> Recogniser:
     _require(path, "preprocessor._target_", frontend.pop("_target_"), (NEMO_PREPROCESSOR,))
     for name, value in FIXED.items():
         _require(path, f"preprocessor.{name}", frontend.get(name, value), (value,))
+    if frontend.get("normalize") == "NA":  # what NeMo's streaming configurations say for none
+        frontend["normalize"] = None
+    _require(path, "preprocessor.normalize", frontend.get("normalize", "per_feature"), ("per_feature", None))
     kind = encoder.pop("_target_")
     _require(path, "encoder._target_", kind, (NEMO_ENCODER, "sigmel.hosts.nemo.OmniRouterEncoder"))
     encoder.pop("feat_in")

@@ -1,0 +1,92 @@
+"""Which phone is spoken in a frame, by an alignment that comes with the audio."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmel.analysis.agreement import Labels
+from sigmel.errors import SigmelError
+
+# [start, end, label]: seconds, and what is spoken between them; in the order of their starts.
+Phones = Sequence[tuple[float, float, str]]
+
+
+def read_ctm(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float, str]]]:
+    """The phones of each utterance, by its id, from lines ``id channel start duration phone ...`` (NIST's CTM).
+
+    Raises:
+        SigmelError: there is no such file, or a line is none of these; the message says ``file:line``.
+    """
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                words = line.split(";;")[0].split()
+                if not words:
+                    continue
+                try:
+                    name, _, start, duration, label = words[:5]
+                    found.setdefault(name, []).append((float(start), float(start) + float(duration), label))
+                except ValueError as error:
+                    raise SigmelError(
+                        f"{path}:{number}: expected 'id channel start duration phone': {line!r}"
+                    ) from error
+    except FileNotFoundError as error:
+        raise SigmelError(f"{path}: no such alignment") from error
+    return {name: sorted(phones) for name, phones in found.items()}
+
+
+def label_frames(rows: Sequence[dict[str, Any]], frames: Sequence[int], frame_seconds: float) -> Labels | None:
+    """The phones of the frames of utterances one after the other; None where none of them has an alignment.
+
+    A frame's phone is the one in the middle of its time: frame t of an utterance lasts from t to t + 1 times
+    `frame_seconds`.
+
+    Args:
+        rows: of a manifest; those with an alignment have it under "phones", see `Phones`.
+        frames: how many each utterance has.
+        frame_seconds: between two frames.
+
+    Raises:
+        SigmelError: an alignment that is none, by utterance and phone.
+    """
+    numbers: dict[str, int] = {}
+    values = [
+        _spoken(_check(row), (torch.arange(count, dtype=torch.float64) + 0.5) * frame_seconds, numbers)
+        for row, count in zip(rows, frames, strict=True)
+    ]
+    return Labels(torch.cat(values), list(numbers)) if numbers else None
+
+
+def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
+    """(T,) int64 numbers of what is spoken at (T,) times, -1 for nothing; a new label gets a new number."""
+    if not phones:
+        return torch.full(times.shape, -1)
+    starts, ends, labels = zip(*phones, strict=True)
+    named = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
+    last = torch.searchsorted(torch.tensor(starts, dtype=torch.float64), times, right=True) - 1  # the last that began
+    here = (last >= 0) & (times < torch.tensor(ends, dtype=torch.float64)[last])
+    return torch.where(here, named[last], -1)
+
+
+def _check(row: dict[str, Any]) -> Phones:
+    phones = row.get("phones") or []
+    if not isinstance(phones, list):
+        raise SigmelError(f"utterance {row['id']!r}: phones must be a list of [start, end, phone], not {phones!r}")
+    previous = 0.0
+    for number, phone in enumerate(phones):
+        try:
+            start, end, label = phone
+            right = previous <= start <= end and isinstance(label, str)
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            wanted = "[start, end, phone], in seconds, after the one before"
+            raise SigmelError(f"utterance {row['id']!r}: phones[{number}] is {phone!r}, not {wanted}")
+        previous = start
+    return phones
