@@ -40,6 +40,25 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def processes(tmp_path_factory, monkeypatch):
+    """Function that calls `work(rank, world, store, *arguments)` in so many processes.
+
+    The store is a file by which they can find each other; what one raises, is raised here.
+    """
+    from torch.multiprocessing import get_context, start_processes
+
+    monkeypatch.syspath_prepend(TESTS.parent)  # a process imports the module of `work` by its name
+
+    def run(work, world, *arguments):
+        # One process imports what takes long, and the others are its forks.
+        get_context("forkserver").set_forkserver_preload([work.__module__, "torch._dynamo"])
+        store = tmp_path_factory.mktemp("store") / "store"
+        start_processes(work, (world, str(store), *arguments), world, start_method="forkserver")
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def an4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small database laid out as AN4: SPHERE files of tones, two lists a set, those of train with sentence marks."""

@@ -64,14 +64,9 @@ class ExpertFeedForward(nn.Module):
         """Route and transform u (B, T, D); frames where `valid` (B, T) is false come out as zero."""
         decision = router(u)
         experts = torch.where(valid[..., None], decision.experts, -1)
-        out = expert_mlp(
-            u.flatten(0, 1),
-            experts.flatten(0, 1),
-            decision.gates.flatten(0, 1),
-            self.w1,
-            self.b1,
-            self.w2,
-            self.b2,
-            self.activation,
-        )
+        out = self.mlp(u.flatten(0, 1), experts.flatten(0, 1), decision.gates.flatten(0, 1))
         return out.view_as(u), decision
+
+    def mlp(self, x: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
+        """(N, D) from frames (N, D), their experts (N, K), of which -1 is none, and gates (N, K)."""
+        return expert_mlp(x, experts, gates, self.w1, self.b1, self.w2, self.b2, self.activation)

@@ -8,6 +8,7 @@ layer's own input.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,11 +26,13 @@ class RoutingDecision(NamedTuple):
         experts: (B, T, K) int64 chosen experts, best first.
         gates: (B, T, K) float32 weights of the chosen experts: their probabilities, which sum to 1 over all E, not
             over K (see `Router` for normalised ones).
+        total: sums a tensor over the processes whose frames make one batch, if there are several; differentiable.
     """
 
     logits: Tensor
     experts: Tensor
     gates: Tensor
+    total: Callable[[Tensor], Tensor] | None = None
 
 
 class Router(nn.Module):
@@ -162,16 +165,24 @@ def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
         valid: (B, T) bool; other frames do not count.
     """
     experts = decision.logits.shape[-1]
-    weight = valid.float() / valid.sum().clamp(min=1)  # (B, T)
     chosen = F.one_hot(decision.experts, experts).float().mean(2)  # (B, T, E), over the K choices
-    fraction = torch.einsum("bt,bte->e", weight, chosen)
-    probability = torch.einsum("bt,bte->e", weight, decision.logits.softmax(-1))
+    choices = torch.stack([chosen, decision.logits.softmax(-1)], dim=2)  # (B, T, 2, E)
+    fraction, probability = _mean(decision, choices, valid)
     return experts * (fraction * probability).sum()
 
 
 def router_z_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
     """Mean squared log-sum-exp of the scores over valid frames, which keeps them small (arXiv 2202.08906, eq. 5)."""
-    return (decision.logits.logsumexp(-1).square() * valid).sum() / valid.sum().clamp(min=1)
+    return _mean(decision, decision.logits.logsumexp(-1).square(), valid)
+
+
+def _mean(decision: RoutingDecision, values: Tensor, valid: Tensor) -> Tensor:
+    """(...) mean of (B, T, ...) over the valid frames of the batch."""
+    mask = valid.to(values.dtype)  # (B, T)
+    sums = torch.cat([torch.einsum("bt,bt...->...", mask, values).flatten(), mask.sum()[None]])
+    if decision.total is not None:
+        sums = decision.total(sums)
+    return (sums[:-1] / sums[-1].clamp(min=1)).view(values.shape[2:])
 
 
 def auxiliary_loss(
