@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import zipfile
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sigmel.analysis import recogniser, robustness
 from sigmel.analysis.paths import count_paths
 from sigmel.analysis.routing_tables import collect
 from sigmel.cli import main
+from sigmel.data.espeak import SAMPLE_RATE, EspeakVoice
 from sigmel.data.manifest import read_rows
 from sigmel.hosts import convert
 from sigmel.models.checkpoint import END
@@ -94,6 +97,9 @@ def test_a_report_is_whole_and_its_tables_agree(manifest, tmp_path, capsys):
     assert len(tables["paths"]) == summary["distinct_paths"]
     assert tables["coverage"][-1]["share"] == tables["paths"][-1]["cumulative"] == 1
     assert sum(row["share"] for row in tables["runs"]) == pytest.approx(1)
+    for whole in (row for row in tables["segments"] if row["expert"] is None):
+        assert whole["segments"] * whole["mean_frames"] == pytest.approx(summary["frames"])
+    assert "phones" not in tables
     for layer in (1, 2):
         assert sum(row["share"] for row in tables["load"] if row["layer"] == layer) == pytest.approx(1)
         assert sum(row["frames"] for row in tables["tokens"] if row["layer"] == layer) == summary["frames"]
@@ -117,6 +123,72 @@ def test_a_report_is_whole_and_its_tables_agree(manifest, tmp_path, capsys):
     links.feed((folder / "index.html").read_text())
     assert sorted(links.found) == sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".csv"))
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Three utterances of eSpeak NG, with its phones, and the same phones as a CTM file."""
+    folder = tmp_path_factory.mktemp("spoken")
+    rows, ctm = [], []
+    with EspeakVoice("en-us") as voice:
+        for number, text in enumerate(("one", "she sees six seas", "two three")):
+            samples, phones = voice.speak(text)
+            soundfile.write(folder / f"{number}.wav", samples, SAMPLE_RATE)
+            row = {"id": str(number), "audio_filepath": f"{number}.wav", "duration": len(samples) / SAMPLE_RATE}
+            rows.append(row | {"text": text, "phones": phones})
+            ctm += [f"{number} 1 {phone.start} {phone.end - phone.start} {phone.label}\n" for phone in phones]
+    (folder / "with.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "without.jsonl").write_text("".join(json.dumps(row | {"phones": []}) + "\n" for row in rows))
+    (folder / "phones.ctm").write_text("".join(ctm), encoding="utf-8")
+    return folder
+
+
+def test_experts_by_phone(spoken, tmp_path):
+    quick = ["--shuffles", "0", "--noise", "--paths"]
+    base = ["routing", str(GOLDEN / "nemo.nemo")]
+    assert main([*base, str(spoken / "with.jsonl"), "--out", str(tmp_path / "a"), *quick]) == 0
+    everything = json.loads((tmp_path / "a/routing.json").read_text())
+    summary, tables = everything["summary"], everything["tables"]
+    seconds = Counter()
+    for line in (spoken / "phones.ctm").read_text(encoding="utf-8").splitlines():
+        _, _, _, duration, label = line.split()
+        seconds[label] += float(duration)
+    frames = {row["phone"]: row["frames"] for row in tables["phones"] if row["layer"] == 1}
+    assert set(frames) <= set(seconds)
+    assert sum(frames.values()) == round(summary["frames_with_phone"] * summary["frames"])
+    for label in ("s", "iː"):  # four and two of them: half a frame more or less at each end
+        assert frames[label] == pytest.approx(seconds[label] / 0.04, abs=2)
+    assert all(0 <= row["phone_information"] <= 1 for row in tables["layers"])
+    assert (tmp_path / "a/phones.png").exists()
+
+    command = [*base, str(spoken / "without.jsonl"), "--phones", str(spoken / "phones.ctm")]
+    assert main([*command, "--output", str(tmp_path / "b"), *quick]) == 0
+    assert (tmp_path / "b/phones.csv").read_text() == (tmp_path / "a/phones.csv").read_text()
+
+
+def test_phones_of_other_utterances_are_named(spoken, manifest, tmp_path, capsys):
+    (tmp_path / "other.ctm").write_text("no-one 1 0 1 a\n")
+    command = ["routing", str(GOLDEN / "nemo.nemo"), str(manifest), "--output", str(tmp_path / "report")]
+    assert main([*command, "--phones", str(tmp_path / "other.ctm")]) == 2
+    assert "other.ctm: knows none of the ids of the manifest, such as '0'" in capsys.readouterr().err
+    (tmp_path / "bad.jsonl").write_text((spoken / "with.jsonl").read_text().replace('"sil"', "0"))
+    command[2] = str(tmp_path / "bad.jsonl")
+    assert main(command) == 2
+    assert "utterance '0': phones[3] is [0.37" in capsys.readouterr().err
+
+
+def test_of_espnet_s_hybrid_the_ctc_part_is_read(tmp_path, capsys):
+    """With a decoder beside CTC; what would be lost by a conversion is refused there."""
+    with zipfile.ZipFile(GOLDEN / "espnet.zip") as before, zipfile.ZipFile(tmp_path / "hybrid.zip", "w") as after:
+        for name in before.namelist():
+            content = before.read(name)
+            if name == "model/config.yaml":
+                content = content.replace(b"decoder: null", b"decoder: transformer")
+            after.writestr(name, content)
+    hybrid, plain = (recogniser.load_recogniser(path) for path in (tmp_path / "hybrid.zip", GOLDEN / "espnet.zip"))
+    assert all(map(torch.equal, hybrid.state_dict().values(), plain.state_dict().values()))
+    assert main(["convert", str(tmp_path / "hybrid.zip"), str(tmp_path / "out.nemo")]) == 2
+    assert "decoder is 'transformer'; only None can be read" in capsys.readouterr().err
 
 
 def test_batches_do_not_matter(manifest):

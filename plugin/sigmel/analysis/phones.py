@@ -53,28 +53,22 @@ def label_frames(rows: Sequence[dict[str, Any]], frames: Sequence[int], frame_se
         frame_seconds: between two frames.
 
     Raises:
-        SigmelError: an alignment that is none, by utterance and phone.
+        SigmelError: see `phones_of`.
     """
     numbers: dict[str, int] = {}
     values = [
-        _spoken(_check(row), (torch.arange(count, dtype=torch.float64) + 0.5) * frame_seconds, numbers)
+        _spoken(phones_of(row), (torch.arange(count, dtype=torch.float64) + 0.5) * frame_seconds, numbers)
         for row, count in zip(rows, frames, strict=True)
     ]
     return Labels(torch.cat(values), list(numbers)) if numbers else None
 
 
-def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
-    """(T,) int64 numbers of what is spoken at (T,) times, -1 for nothing; a new label gets a new number."""
-    if not phones:
-        return torch.full(times.shape, -1)
-    starts, ends, labels = zip(*phones, strict=True)
-    named = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
-    last = torch.searchsorted(torch.tensor(starts, dtype=torch.float64), times, right=True) - 1  # the last that began
-    here = (last >= 0) & (times < torch.tensor(ends, dtype=torch.float64)[last])
-    return torch.where(here, named[last], -1)
+def phones_of(row: dict[str, Any]) -> Phones:
+    """What a row of a manifest has under "phones"; nothing where it has none.
 
-
-def _check(row: dict[str, Any]) -> Phones:
+    Raises:
+        SigmelError: that is no alignment; the message names the utterance and the phone.
+    """
     phones = row.get("phones") or []
     if not isinstance(phones, list):
         raise SigmelError(f"utterance {row['id']!r}: phones must be a list of [start, end, phone], not {phones!r}")
@@ -90,3 +84,14 @@ def _check(row: dict[str, Any]) -> Phones:
             raise SigmelError(f"utterance {row['id']!r}: phones[{number}] is {phone!r}, not {wanted}")
         previous = start
     return phones
+
+
+def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
+    """(T,) int64 numbers of what is spoken at (T,) times, -1 for nothing; a new label gets a new number."""
+    if not phones:
+        return torch.full(times.shape, -1)
+    starts, ends, labels = zip(*phones, strict=True)
+    named = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
+    last = torch.searchsorted(torch.tensor(starts, dtype=torch.float64), times, right=True) - 1  # the last that began
+    here = (last >= 0) & (times < torch.tensor(ends, dtype=torch.float64)[last])
+    return torch.where(here, named[last], -1)

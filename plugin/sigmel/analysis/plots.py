@@ -86,7 +86,10 @@ def load_per_layer(report: dict[str, Any], name: str) -> Figure:
 
 
 def expert_use(report: dict[str, Any]) -> Figure:
-    """Plot an utterance's log-mel spectrogram, and below it the first expert of each layer at each time."""
+    """Plot an utterance's log-mel spectrogram, and below it the first expert of each layer at each time.
+
+    Where the utterance has "phones" (see `sigmel.analysis.phones`), these stand in the spectrogram.
+    """
     utterance = report["utterance"]
     samples, sample_rate = read_audio(utterance["audio_filepath"])
     experts = np.array(utterance["experts"])  # (layers, frames)
@@ -98,6 +101,10 @@ def expert_use(report: dict[str, Any]) -> Figure:
     image = top.imshow(
         log_mel(samples, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 64)
     )
+    for start, end, phone in utterance.get("phones") or ():
+        top.axvline(start, color="white", linewidth=0.5, alpha=0.5)
+        middle = (start + end) / 2
+        top.text(middle, 59, phone, color="white", ha="center", fontsize=8, clip_on=True, parse_math=False)
     top.set(ylabel="mel channel")
     top.set_title(f"“{utterance['text']}”", parse_math=False)  # a dollar sign is one
     figure.colorbar(image, ax=top, label="energy (dB)")

@@ -74,8 +74,12 @@ def segments(table: Table) -> Figure:
 
 
 def labels(table: Table, kind: str, layer: int, most: int = 40) -> Figure:
-    """Plot which experts of one layer the frames of the most frequent tokens or phones (`kind`) go to."""
+    """Plot which experts of one layer the frames of the most frequent tokens or phones (`kind`) go to.
+
+    They stand in the order of their most frequent experts.
+    """
     rows = [row for row in table if row["layer"] == layer][:most]
+    rows.sort(key=lambda row: (row["expert"], -row["share"]))
     shares = np.array([row["shares"] for row in rows])
     figure, axes = load_pyplot().subplots(
         figsize=(2.2 + 0.6 * shares.shape[1], 1.4 + 0.22 * len(rows)), layout="constrained"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sigmel.analysis import plots, routing_plots
 from sigmel.analysis.page import page, write_table
 from sigmel.analysis.paths import count_paths
-from sigmel.analysis.phones import read_ctm
+from sigmel.analysis.phones import phones_of, read_ctm
 from sigmel.analysis.recogniser import RoutedRecogniser, Row
 from sigmel.analysis.results import environment
 from sigmel.analysis.robustness import conditions, robustness
@@ -73,13 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, load: Callable[[Path], RoutedRecogniser]) -> int:
     """Run ``sigmel routing`` with what loads a model."""
     _check(args)
-    for module, package in NEEDED.items():  # what is missing is said before the long work
+    for module, package in NEEDED.items():  # what is missing, or wrong, is said before the long work
         if importlib.util.find_spec(module) is None:
             raise SigmelError(f"sigmel routing needs {package}: pip install {package}")
     pyplot = plots.load_pyplot()
     rows = read_rows(args.manifest)[: args.utterances]
     if args.phones:
         rows = _with_phones(rows, args.phones)
+    for row in rows:
+        phones_of(row)
     if any(row["text"].split() for row in rows):
         load_kaldialign()
     with atomic_dir(args.output) as folder:
