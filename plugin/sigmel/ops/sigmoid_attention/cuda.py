@@ -7,10 +7,9 @@ twice gives the same bits, once the tuner has chosen a configuration. Under `tor
 measures nothing and takes the first, so that two runs of a program agree, too.
 
 Padded and packed sequences go through the same kernels. A program is given a slot: a sequence, and a block of its
-queries or keys. Of a padded batch, slots are counted. Of packed sequences, whose lengths only the device knows,
-sequence n takes the slots from `cu[n] // block + n` on: enough for its blocks wherever they begin, at most
-`total // block + N` in all, and found again in the kernel, so nothing waits for the device. One more sequence, after
-the last, has no queries and no keys; it writes zeros where the cumulative lengths end early.
+queries or keys. Of a padded batch, slots are counted. Of packed sequences, whose lengths only the device knows, the
+kernel finds them (see `find`), so nothing waits for the device. One more sequence, after the last, has no queries and
+no keys; it writes zeros where the cumulative lengths end early.
 
 Only the blocks at the edge of a sequence, or of what its queries see, are masked; those seen as a whole are not.
 """
@@ -28,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sigmel.ops.sigmoid_attention.reference import Inputs
+from sigmel.ops.triton_common import INTERPRETED, Choices, device_problem, dot, find, narrow, tuned
 
 LARGEST_HEAD = 256
 FEW = 16  # queries, at most, whose keys are cut in pieces for want of other work
@@ -37,33 +37,12 @@ FAR = 2**29  # keys: as good as infinitely many, and twice that is still an int3
 # the authors' acceptance rule: it stays off until test_weights_near_one_over_n has passed with it on a device.
 HARDWARE_TANH = False
 
-INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
-_INTERPRETED = tl.constexpr(INTERPRETED)
-_SEARCH = tl.constexpr(128)  # sequences looked at at once
 _SUM = tl.constexpr(1024)  # rows added at once
 # Compiled once, whatever they are divisible by: lengths differ from batch to batch.
 _VARYING = ["sequences", "query_rows", "key_rows", "left", "right", "bucket"]
 
 
 # Arithmetic.
-
-
-@triton.jit
-def _dot(a, b, total):
-    if _INTERPRETED:  # numpy has no bfloat16
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="ieee")
-
-
-@triton.jit
-def _narrow(x, dtype: tl.constexpr):
-    """float32 to `dtype`, rounded to nearest; the interpreter would cut bfloat16 off."""
-    if _INTERPRETED and dtype == tl.bfloat16:
-        bits = x.to(tl.uint32, bitcast=True)
-        bits += 0x7FFF + ((bits >> 16) & 1)
-        x = tl.where(x == x, (bits >> 16 << 16).to(tl.float32, bitcast=True), x)
-    return x.to(dtype)
 
 
 @triton.jit
@@ -90,7 +69,7 @@ def _numbers(n, head, sequences, bias, slopes, bias_strides, scale, FAST: tl.con
 @triton.jit
 def _weights(a, b, at_a, at_b, numbers, FAST: tl.constexpr):
     """(A, B) weights of (A, D) and (B, D) at their positions: queries and keys, or keys and queries."""
-    scores = _dot(a, tl.trans(b), None) * numbers[0] + numbers[1]
+    scores = dot(a, tl.trans(b), None) * numbers[0] + numbers[1]
     if numbers[2] is not None:
         scores -= numbers[2] * tl.abs(at_a[:, None] - at_b[None, :]).to(tl.float32)
     return _sigmoid(scores, FAST)
@@ -106,12 +85,7 @@ def _find(slot, side, sequences, BLOCK: tl.constexpr):
         blocks = tl.cdiv(side[2], BLOCK)
         return slot // blocks, slot % blocks
     else:
-        n = slot * 0 - 1
-        for first in range(0, sequences + 1, _SEARCH):
-            candidates = first + tl.arange(0, _SEARCH)
-            rows = tl.load(side[0] + candidates, mask=candidates <= sequences, other=0).to(tl.int32)
-            n += tl.sum(((candidates <= sequences) & (rows // BLOCK + candidates <= slot)).to(tl.int32))
-        return n, slot - tl.load(side[0] + n).to(tl.int32) // BLOCK - n
+        return find(slot, side[0], sequences, BLOCK)
 
 
 @triton.jit
@@ -201,7 +175,7 @@ def _store(x, strides, first, count, limit, block, D: tl.constexpr, BLOCK: tl.co
     """Writes the rows from `first` to `limit`: those of the block up to `count`, then zeros."""
     rows = first + tl.arange(0, BLOCK)[:, None]
     columns = tl.arange(0, BLOCK_D)[None, :]
-    block = _narrow(tl.where(rows < count, block, 0.0), x.dtype.element_ty)
+    block = narrow(tl.where(rows < count, block, 0.0), x.dtype.element_ty)
     tl.store(_pointers(x, strides, first, BLOCK, BLOCK_D), block, mask=(rows < limit) & (columns < D))
 
 
@@ -281,7 +255,7 @@ def _attend(
         weight = _weights(query, key, p, at, numbers, FAST)
         if EDGE:
             weight = tl.where(_seen(low[:, None], high[:, None], at[None, :], LEFT), weight, 0.0)
-        total = _dot(_narrow(weight, value.dtype), value, total)
+        total = dot(narrow(weight, value.dtype), value, total)
     return total
 
 
@@ -359,11 +333,11 @@ def _attend_backward(
         value = _load(v, v_strides, first, keys, D, BLOCK, BLOCK_D, EDGE)
         at = first + tl.arange(0, BLOCK)
         weight = _weights(query, key, p, at, numbers, FAST)
-        score = weight * (1 - weight) * _dot(above, tl.trans(value), None)
+        score = weight * (1 - weight) * dot(above, tl.trans(value), None)
         if EDGE:
             score = tl.where(_seen(low[:, None], high[:, None], at[None, :], LEFT), score, 0.0)
         sums += tl.sum(score, 1)
-        total = _dot(_narrow(score, key.dtype), key, total)
+        total = dot(narrow(score, key.dtype), key, total)
     return total, sums
 
 
@@ -431,14 +405,14 @@ def _be_attended(
         above = _load(grad, grad_strides, first, queries, D, BLOCK, BLOCK_D, EDGE)
         i = first + tl.arange(0, BLOCK)
         weight = _weights(key, query, at, start + i, numbers, FAST)  # (K, Q), as all that follows
-        score = weight * (1 - weight) * _dot(value, tl.trans(above), None)
+        score = weight * (1 - weight) * dot(value, tl.trans(above), None)
         if EDGE:
             low, high = _bounds(start + i, keys, context, LEFT, RIGHT)
             seen = _seen(low[None, :], high[None, :], at[:, None], LEFT) & (i[None, :] < queries)
             weight = tl.where(seen, weight, 0.0)
             score = tl.where(seen, score, 0.0)
-        total_v = _dot(_narrow(weight, above.dtype), above, total_v)
-        total_k = _dot(_narrow(score, query.dtype), query, total_k)
+        total_v = dot(narrow(weight, above.dtype), above, total_v)
+        total_k = dot(narrow(score, query.dtype), query, total_k)
     return total_k, total_v
 
 
@@ -518,8 +492,7 @@ def _add_up(sums, grad_bias, bias_strides, cu_queries, query_lengths, query_rows
 # what the compiler reports for Ampere and Hopper, so that next to nothing spills from the registers on one of them at
 # least. The first stands where nothing may be measured; it fits in the shared memory of small Ampere devices, too.
 
-_Choices = tuple[tuple[int, int, int, int], ...]
-_HALF: dict[str, dict[int, _Choices]] = {
+_HALF: dict[str, dict[int, Choices]] = {
     "_forward": {
         64: ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 3)),
         128: ((128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 32, 4, 3)),
@@ -541,7 +514,7 @@ _HALF: dict[str, dict[int, _Choices]] = {
         256: ((32, 32, 8, 2), (16, 64, 8, 2), (32, 64, 8, 2)),
     },
 }
-_SINGLE: dict[str, dict[int, _Choices]] = {  # exact float32 has no tensor cores, and wants small blocks
+_SINGLE: dict[str, dict[int, Choices]] = {  # exact float32 has no tensor cores, and wants small blocks
     "_forward": {
         64: ((32, 32, 4, 2), (64, 32, 8, 2)),
         128: ((32, 16, 4, 2), (16, 16, 4, 1)),
@@ -565,27 +538,13 @@ def _tuned(kernel: Any, shared: dict[str, Any]) -> Any:
     """The kernel with what there is to choose from for these arguments."""
     few = " of few" if kernel is _forward and shared["bucket"] == 0 else ""
     choices = _choices(kernel.__name__ + few, shared["BLOCK_D"], shared["q"].element_size() == 2)
-    return _tuner(kernel, choices if _may_measure() else choices[:1])
+    return tuned(kernel, ("BLOCK_Q", "BLOCK_K"), choices, ("BLOCK_D", "LEFT", "RIGHT", "bucket"))
 
 
-def _choices(kernel: str, width: int, half: bool) -> _Choices:
+def _choices(kernel: str, width: int, half: bool) -> Choices:
     if INTERPRETED:  # so small that small inputs are cut, too
         return ((FEW if kernel.endswith("few") else 32, 32, 1, 1),)
     return (_HALF if half else _SINGLE)[kernel][max(64, width)]
-
-
-def _may_measure() -> bool:
-    return not torch.are_deterministic_algorithms_enabled()
-
-
-@functools.cache
-def _tuner(kernel: Any, choices: _Choices) -> Any:
-    configs = [
-        triton.Config({"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages)
-        for queries, keys, warps, stages in choices
-    ]
-    # The types of the tensors are part of the key without being named.
-    return triton.autotune(configs, ["BLOCK_D", "LEFT", "RIGHT", "bucket"], cache_results=True)(kernel)
 
 
 # From PyTorch.
@@ -593,19 +552,9 @@ def _tuner(kernel: Any, choices: _Choices) -> Any:
 
 def unsupported(q: Tensor) -> str:
     """Why these kernels cannot compute this; '' if they can."""
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{q.dtype} has no kernel"
     if not 0 < q.shape[-1] <= LARGEST_HEAD:
         return f"a head size of {q.shape[-1]} is not between 1 and {LARGEST_HEAD}"
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 5):
-        return f"Triton {triton.__version__} is older than 3.5"
-    if INTERPRETED:
-        return ""
-    if q.device.type != "cuda" or torch.version.hip is not None:
-        return f"the kernels are written for CUDA, not for {q.device.type}"
-    if torch.cuda.get_device_capability(q.device) < (8, 0):
-        return "the kernels need an Ampere device or a later one"
-    return ""
+    return device_problem(q)
 
 
 def forward(inputs: Inputs) -> Tensor:

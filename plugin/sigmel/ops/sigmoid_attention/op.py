@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sigmel.ops.native import warn_once
-from sigmel.ops.sigmoid_attention import cpu, reference
+from sigmel.ops.dispatch import serving
+from sigmel.ops.sigmoid_attention import reference
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 
@@ -87,17 +86,9 @@ _attention.register_autograd(_backward, setup_context=_save)
 
 
 def _implementation(q: Tensor) -> ModuleType:
-    """The module that serves a call: the plain definition, after one warning, where no other can."""
-    try:
-        # Triton is imported where it is needed.
-        module = cpu if q.device.type == "cpu" else import_module("sigmel.ops.sigmoid_attention.cuda")
-        problem = module.unsupported(q)
-    except ImportError as error:
-        problem = f"{error.name} is not installed"
-    if problem:
-        warn_once(f"sigmoid attention takes its slow form, with a matrix of weights: {problem}")
-        return reference
-    return module
+    """The module that serves a call: the plain definition where no other can."""
+    form = f"sigmel.ops.sigmoid_attention.{'cpu' if q.device.type == 'cpu' else 'cuda'}"
+    return serving(form, "sigmoid attention takes its slow form, with a matrix of weights", q) or reference
 
 
 def sigmoid_attention(
