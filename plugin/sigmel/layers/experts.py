@@ -70,3 +70,7 @@ class ExpertFeedForward(nn.Module):
     def mlp(self, x: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
         """(N, D) from frames (N, D), their experts (N, K), of which -1 is none, and gates (N, K)."""
         return expert_mlp(x, experts, gates, self.w1, self.b1, self.w2, self.b2, self.activation)
+
+    def idle_parameters(self, top_k: int) -> int:
+        """How many of the parameters a frame that goes to `top_k` experts does not use."""
+        return sum(p[0].numel() * (p.shape[0] - top_k) for p in self.parameters())

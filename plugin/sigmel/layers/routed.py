@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,29 +39,39 @@ class RoutedFeedForward(nn.Module):
     ("upcycling", arXiv 2212.05055).
 
     Args:
-        d_model: D.
-        ff_size: F, of one expert.
+        dense: what it replaces, for the sizes; its dropout is not kept.
+        linears: the names of its two linear layers.
+        activation: what stands between them, see `sigmel.layers.experts.FeedForward`.
         router: the layer's router. The encoder owns it, so that a shared one is saved once.
-        activation: see `sigmel.layers.experts.FeedForward`.
-        linears: what the host calls the two linear layers of its feed-forward.
+        pads: transform frames of padding, too, as the dense feed-forward does: for a host whose frames see those of
+            padding beside them. They never count in the loss of the routers. Default: False, they come out as zero.
 
     Attributes:
         pad_mask: (B, T) bool, true at padding; the encoder sets it before each call. None: there is no padding.
         routed: the decision of the last call and its (B, T) valid frames, until `take_routing` takes it.
     """
 
-    def __init__(self, d_model: int, ff_size: int, router: Router, activation: str, linears: tuple[str, str]):
+    def __init__(
+        self, dense: nn.Module, linears: tuple[str, str], activation: str, router: Router, pads: bool = False
+    ):
         super().__init__()
-        self.experts = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
+        first = cast(nn.Linear, getattr(dense, linears[0]))
+        self.experts = ExpertFeedForward(first.in_features, first.out_features, router.num_experts, activation)
         self.linears = linears
+        self.pads = pads
         self._router = (router,)  # inside a tuple it is no submodule of this layer
         self.pad_mask: Tensor | None = None
         self.routed: tuple[RoutingDecision, Tensor] | None = None
 
+    @property
+    def router(self) -> Router:
+        """What says which expert a frame goes to."""
+        return self._router[0]
+
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, D) from (B, T, D)."""
         valid = u.new_ones(u.shape[:2], dtype=torch.bool) if self.pad_mask is None else ~self.pad_mask
-        y, decision = self.experts(u, self._router[0], valid)
+        y, decision = self.experts(u, self.router, torch.ones_like(valid) if self.pads else valid)
         self.pad_mask, self.routed = None, (decision, valid)
         return y
 

@@ -16,6 +16,7 @@ from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, attention_mask, valid_frames
 from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
+from sigmel.layers.routed import RoutedFeedForward
 from sigmel.layers.routing import (
     Router,
     RoutingDecision,
@@ -218,8 +219,7 @@ class OmniRouterEncoder(nn.Module):
         idle = 0
         for block, router in self._layers():
             if router is not None:
-                one_expert = sum(p[0].numel() for p in block.feed_forward.parameters())
-                idle += one_expert * (router.num_experts - router.top_k)
+                idle += cast(ExpertFeedForward, block.feed_forward).idle_parameters(router.top_k)
         return ParameterCounts(total, total - idle)
 
     def forward(self, features: Tensor, lengths: Tensor) -> EncoderOutput:
@@ -334,6 +334,8 @@ def parameter_counts(model: nn.Module) -> ParameterCounts:
         if isinstance(module, OmniRouterEncoder):
             counts = module.parameter_counts()
             idle += counts.total - counts.active
+        elif isinstance(module, RoutedFeedForward):
+            idle += module.experts.idle_parameters(module.router.top_k)
     return ParameterCounts(total, total - idle)
 
 

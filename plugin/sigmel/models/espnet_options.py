@@ -16,6 +16,7 @@ from sigmel.errors import SigmelError
 
 CORE = {"chunk_size", "left_context"}
 STREAMING: dict[str, int | None] = {"block_size": None, "hop_size": None, "look_ahead": 0}  # and their defaults
+CONFORMER_ACTIVATIONS = {"swish": "silu", "relu": "relu"}  # of ESPnet's own Conformer, and what our experts call them
 
 
 def streams(encoder: str) -> bool:

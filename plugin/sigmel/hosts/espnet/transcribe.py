@@ -36,7 +36,12 @@ Row = dict[str, Any]
 
 
 def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
-    """Unpack an archive into a folder and build ESPnet's recogniser for CTC search.
+    """Build ESPnet's recogniser for CTC search.
+
+    Args:
+        archive: what ESPnet packed, or a ``.pth`` with its ``config.yaml`` beside it.
+        folder: where an archive is unpacked.
+        beam_size: hypotheses kept.
 
     Raises:
         SigmelError: there is no such file, or it is no archive of an ESPnet recogniser.
@@ -44,7 +49,9 @@ def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
     if not archive.is_file():
         raise SigmelError(f"{archive}: no such model; train one first")
     try:
-        files = unpack(archive, folder)
+        files = {"asr_train_config": archive.parent / "config.yaml", "asr_model_file": archive}
+        if archive.suffix != ".pth":
+            files = unpack(archive, folder)
     except Exception as error:  # a foreign file fails in many ways
         raise SigmelError(f"{archive}: not an archive that ESPnet packed ({error})") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -61,9 +61,8 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         self.routers, router_of_layer = build_routers(routing, groups, self.d_model, top_k, jitter, normalize_gates)
         for index, router in router_of_layer.items():
             layer = self.layers[index]
-            dense, linears = layer.feed_forward2, ("linear1", "linear2")
             layer.feed_forward2 = RoutedFeedForward(
-                dense.d_model, dense.d_ff, cast(Router, self.routers[router]), "silu", linears
+                layer.feed_forward2, ("linear1", "linear2"), "silu", cast(Router, self.routers[router])
             )
             layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
         if attention == "sigmoid":
