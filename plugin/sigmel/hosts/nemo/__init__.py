@@ -21,12 +21,14 @@ if _version.split(".")[0] != "3":
 
 from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, swap_attention, upcycle
 from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
+from sigmel.hosts.nemo.expert_parallel import ExpertParallel
 from sigmel.hosts.nemo.monitor import AttentionNormMonitor, RoutingMonitor
 
 allow_targets()
 
 __all__ = [
     "AttentionNormMonitor",
+    "ExpertParallel",
     "OmniRouterConformerEncoder",
     "OmniRouterEncoder",
     "RegisteredEncoder",

@@ -1,0 +1,83 @@
+"""Expert parallelism in NeMo's training: a callback of the Lightning trainer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.tensor.experimental import implicit_replication
+
+from sigmel.errors import SigmelError
+from sigmel.layers.expert_parallel import (
+    expert_mesh,
+    gather_experts,
+    parallelize_experts,
+    spread_optimizer_state,
+    whole_state,
+)
+
+
+class ExpertParallel(Callback):
+    """Spreads the experts over processes while a model is fitted; see `sigmel.layers.expert_parallel`.
+
+    Checkpoints are whole, as of one process: they load at any number of processes, with this callback or without, and
+    so do `.nemo` files written at the end of the training or after it. Gradients are clipped by the norm of all.
+
+        trainer:
+          strategy: ddp
+          callbacks:
+            - _target_: sigmel.hosts.nemo.ExpertParallel
+              size: 4
+
+    Args:
+        size: how many processes share the experts; it divides their number. Default: all.
+
+    Raises:
+        SigmelError: when a fit starts, if the strategy is none of DDP, a checkpoint callback is to save weights alone
+            or `.nemo` files in between (they would hold a part of the experts), or see `expert_mesh` and
+            `parallelize_experts`.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+        self._while_fitting = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Spread the experts, before Lightning wraps the model and makes its optimizers."""
+        if stage != "fit":
+            return
+        if not isinstance(trainer.strategy, DDPStrategy):
+            raise SigmelError(f"ExpertParallel: strategy is {type(trainer.strategy).__name__}; set strategy: ddp")
+        for callback in trainer.callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                _check(callback)
+        device = trainer.strategy.root_device
+        parallelize_experts(pl_module.to(device), expert_mesh(device.type, self.size))
+        self._while_fitting.enter_context(implicit_replication())  # Lightning clips all gradients in one call
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Spread what the optimizers took from a checkpoint."""
+        for optimizer in trainer.optimizers:
+            spread_optimizer_state(optimizer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint whole."""
+        checkpoint["state_dict"].update(whole_state(checkpoint["state_dict"]))
+        checkpoint["optimizer_states"] = [whole_state(state) for state in checkpoint["optimizer_states"]]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the model whole; checkpoint callbacks, which may now write a `.nemo` file, come after this one."""
+        gather_experts(pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End of the fit."""
+        self._while_fitting.close()
+
+
+def _check(callback: ModelCheckpoint) -> None:
+    for option in ("save_weights_only", "always_save_nemo"):
+        if getattr(callback, option, False):
+            raise SigmelError(f"ExpertParallel: {type(callback).__name__} has {option}: true; set it to false")
