@@ -1,14 +1,17 @@
-"""``sigmel routing`` for recognisers that need no host, and for those that only NeMo can run."""
+"""``sigmel routing`` for recognisers that need no host, and for those that do."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 from sigmel.analysis import routing_report
 from sigmel.analysis.recogniser import RoutedRecogniser, load_recogniser
 from sigmel.analysis.routing_report import add_arguments as add_arguments
 from sigmel.errors import SigmelError
+
+HOSTS = {".nemo": "nemo", ".zip": "espnet", ".pth": "espnet"}
 
 
 def load(path: Path) -> RoutedRecogniser:
@@ -22,14 +25,12 @@ def load(path: Path) -> RoutedRecogniser:
     try:
         return load_recogniser(path)
     except NeedsHost as error:
-        if path.suffix != ".nemo":
-            raise
         reason = error
     try:
-        from sigmel.hosts.nemo.routed import load_recogniser as load_with_nemo
-    except SigmelError as error:
+        host = importlib.import_module(f"sigmel.hosts.{HOSTS[path.suffix]}.routed")
+    except SigmelError as error:  # it is not installed
         raise SigmelError(f"{reason}, and {error}") from error
-    return load_with_nemo(path)
+    return host.load_recogniser(path)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from sigmel import registry
 from sigmel.data.audio import parse_sample_rate
 from sigmel.errors import SigmelError
 from sigmel.models.espnet_options import encoder_from_espnet
@@ -145,10 +146,11 @@ def read_espnet(path: Path, hybrid: bool = False) -> Recogniser:
             weights = path.read_bytes()
             bpemodel = Path(config.get("bpemodel") or "")
             beside = path.parent / bpemodel.name
-            tokenizer = (beside if beside.is_file() else bpemodel).read_bytes()
+            tokenizer = (beside if beside.is_file() else bpemodel).read_bytes() if bpemodel.name else b""
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     for key, wanted in {"frontend": "log_mel", "normalize": None, "token_type": "bpe"}.items():
         _require(path, key, config.get(key), (wanted,))
+    _require(path, "encoder", config.get("encoder"), tuple(registry.names("encoder")))
     if not hybrid:
         _require(path, "decoder", config.get("decoder"), (None,))
     if "ctc.ctc_lo.weight" not in state:
