@@ -22,7 +22,7 @@ from torch import Tensor
 from sigmel.data.atomic import atomic_path
 from sigmel.errors import SigmelError
 from sigmel.models.checkpoint import NEMO_ENCODER, readable
-from sigmel.models.espnet_options import CONFORMER_ACTIVATIONS
+from sigmel.models.espnet_options import ACTIVATIONS, ROUTED
 from sigmel.models.upcycling import OURS, Stack, upcycle
 
 Config = dict[str, Any]
@@ -37,7 +37,7 @@ NEMO_CONFORMERS = (
     "sigmel.hosts.nemo.OmniRouterConformerEncoder",
 )
 NEMO_CONFORMER = Stack("encoder.layers.{}.feed_forward2.", ("linear1", "linear2"), "experts.", "encoder.routers.")
-ESPNET_CONFORMER = Stack("encoder.encoders.{}.feed_forward.", ("w_1", "w_2"), "experts.", "encoder.routers.")
+ESPNET_LAYERS = Stack("encoder.encoders.{}.feed_forward.", ("w_1", "w_2"), "experts.", "encoder.routers.")
 
 
 def nemo_encoder(config: Config, options: Mapping[str, Any]) -> Stack:
@@ -72,13 +72,13 @@ def espnet_encoder(config: Config, options: Mapping[str, Any]) -> Stack:
         raise SigmelError(f"model: {model} has no place for the load-balancing loss; only espnet and sigmel_asr have")
     if encoder == "omni_router":
         stack = OURS_IN_HOST
-    elif encoder in ("conformer", "omni_router_conformer"):
-        stack, encoder = ESPNET_CONFORMER, "omni_router_conformer"
-        activation = conf.get("activation_type", "swish")
-        if activation not in CONFORMER_ACTIVATIONS:
-            raise SigmelError(f"activation_type: '{activation}' is none of {', '.join(CONFORMER_ACTIVATIONS)}")
+    elif encoder in ROUTED:
+        activation = conf.get(ROUTED[encoder].activation, "swish")
+        if activation not in ACTIVATIONS:
+            raise SigmelError(f"{ROUTED[encoder].activation}: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        stack, encoder = ESPNET_LAYERS, ROUTED[encoder].name
     else:
-        raise SigmelError(f"encoder: {encoder} cannot be upcycled; only ESPnet's conformer and sigmel's own can")
+        raise SigmelError(f"encoder: {encoder} cannot be upcycled; only omni_router, {', '.join(ROUTED)} can")
     config.update(encoder=encoder, encoder_conf={**conf, **options}, model="sigmel_asr")
     return stack
 
@@ -136,7 +136,7 @@ EDITORS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sigmel upcycle``."""
     parser.description = (
-        f"{parser.description} The encoder is sigmel's own with routing: dense, or NeMo's or ESPnet's Conformer. Each "
+        f"{parser.description} The encoder is sigmel's own with routing: dense, or one of NeMo or ESPnet. Each "
         "expert becomes a copy of the layer's feed-forward (of two, the second), so that the outputs stay the same "
         "until the model is trained on: see docs/upcycling.md."
     )

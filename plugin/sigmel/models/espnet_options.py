@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sigmel import registry
 from sigmel.errors import SigmelError
 
 CORE = {"chunk_size", "left_context"}
 STREAMING: dict[str, int | None] = {"block_size": None, "hop_size": None, "look_ahead": 0}  # and their defaults
-CONFORMER_ACTIVATIONS = {"swish": "silu", "relu": "relu"}  # of ESPnet's own Conformer, and what our experts call them
+
+
+class RoutedEncoder(NamedTuple):
+    """What one of ESPnet's own encoders is called with routed experts, and its option for their activation."""
+
+    name: str
+    activation: str
+
+
+ROUTED = {
+    "conformer": RoutedEncoder("omni_router_conformer", "activation_type"),
+    "e_branchformer": RoutedEncoder("omni_router_e_branchformer", "ffn_activation_type"),
+}
+ACTIVATIONS = {"swish": "silu", "relu": "relu"}  # what that option may be, and what experts call it
 
 
 def streams(encoder: str) -> bool:

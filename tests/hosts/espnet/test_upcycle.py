@@ -20,6 +20,8 @@ from sigmel.models.encoder import parameter_counts
 OURS = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32, "subsampling": "stack", "routing": "dense"}
 STOCK = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 2, "cnn_module_kernel": 5}
 MACARON = STOCK | {"macaron_style": True, "rel_pos_type": "latest", "normalize_before": False}
+BRANCHFORMER = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 2, "cgmlp_linear_units": 32}
+BRANCHFORMER |= {"cgmlp_conv_kernel": 5, "use_ffn": True, "macaron_ffn": True}
 STREAMING = OURS | {"block_size": 12, "hop_size": 4, "look_ahead": 0}
 SPEECH, LENGTHS = 0.1 * torch.randn(3, 12000), torch.tensor([12000, 8000, 5000])
 
@@ -113,8 +115,9 @@ def outputs(model):
         ("conformer", STOCK, ("--experts", "8", "--routing", "omni")),
         ("conformer", MACARON | {"activation_type": "relu"}, ("--routing", "switch", "--top-k", "2")),
         ("conformer", STOCK | {"interctc_layer_idx": [1]}, ("--expert-layers", "every:2")),
+        ("e_branchformer", BRANCHFORMER, ("--experts", "8", "--routing", "omni")),
     ],
-    ids=["ours", "stock", "macaron", "interctc"],
+    ids=["ours", "stock", "macaron", "interctc", "e_branchformer"],
 )
 def test_it_is_the_dense_model_at_first(encoder, conf, options, saved):
     dense = saved(encoder, conf, model="espnet")
@@ -147,8 +150,12 @@ def test_an_archive_keeps_all_else(saved, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("encoder", "conf", "routed"),
-    [("omni_router", OURS, "omni_router"), ("conformer", MACARON, "omni_router_conformer")],
-    ids=["ours", "stock"],
+    [
+        ("omni_router", OURS, "omni_router"),
+        ("conformer", MACARON, "omni_router_conformer"),
+        ("e_branchformer", BRANCHFORMER, "omni_router_e_branchformer"),
+    ],
+    ids=["ours", "conformer", "e_branchformer"],
 )
 def test_it_trains_on(encoder, conf, routed, saved, corpus, tmp_path):
     """By the configuration of the dense one and some options more."""
@@ -216,7 +223,10 @@ def test_the_load_balancing_loss_is_added_and_reported(saved):
     ("options", "message"),
     [
         ({"activation_type": "tanh"}, "activation_type: 'tanh' is none of swish, relu"),
-        ({"positionwise_layer_type": "conv1d"}, "positionwise_layer_type: only 'linear'.* not MultiLayeredConv1d"),
+        (
+            {"positionwise_layer_type": "conv1d"},
+            "feed_forward is MultiLayeredConv1d, which .*positionwise_layer_type: linear",
+        ),
         ({"routing": "path:3"}, "path:3"),
     ],
 )
@@ -231,6 +241,7 @@ def test_options_that_cannot_be_routed_are_named(options, message):
         ("omni_router", OURS | {"routing": "omni"}, "has experts already"),
         ("conformer", STOCK | {"activation_type": "tanh"}, "activation_type: 'tanh'"),
         ("conformer", STOCK | {"positionwise_layer_type": "conv1d"}, "only linear layers"),
+        ("e_branchformer", BRANCHFORMER | {"use_ffn": False}, "no encoder.encoders.0.feed_forward.w_1.weight"),
         ("transformer", {"num_blocks": 1}, "encoder: transformer cannot be upcycled"),
     ],
 )

@@ -8,14 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.class_choices import ClassChoices
 
 from sigmel import registry
 from sigmel.errors import SigmelError
-from sigmel.hosts.espnet.conformer import OmniRouterConformerEncoder
+from sigmel.hosts.espnet.conformer import ROUTED_ENCODERS
 from sigmel.hosts.espnet.encoder import espnet_encoder
 from sigmel.hosts.espnet.frontend import espnet_frontend
 from sigmel.hosts.espnet.model import SigmelASRModel
@@ -56,8 +55,9 @@ def contribute(choices: ClassChoices) -> None:
                 warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
                 continue
             add(choices, name, adapted)
-    if ConformerEncoder in choices.classes.values():
-        add(choices, "omni_router_conformer", OmniRouterConformerEncoder)
+    for host, cls in ROUTED_ENCODERS.items():
+        if host in choices.classes.values():
+            add(choices, cls.options.name, cls)
     if ESPnetASRModel in choices.classes.values():
         add(choices, "sigmel_asr", SigmelASRModel)
 
