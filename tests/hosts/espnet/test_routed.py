@@ -1,6 +1,8 @@
 """`sigmel routing` for models that only ESPnet can run."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,18 @@ def test_what_cannot_be_looked_into_is_named(hybrid):
     stock = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
     with pytest.raises(SigmelError, match=r"model.pth: encoder: ConformerEncoder has no routers"):
         routed.load_recogniser(hybrid(encoder="conformer", encoder_conf=stock))
+
+
+def test_a_host_that_is_missing_is_named(tmp_path, capsys):
+    """NeMo, in ESPnet's environment."""
+    with tarfile.open(tmp_path / "model.nemo", "w") as archive:
+        content = b"target: EncDecRNNTModel"
+        member = tarfile.TarInfo("model_config.yaml")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "set.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.0}))
+    command = ["routing", str(tmp_path / "model.nemo"), str(tmp_path / "set.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "model.nemo: target is 'EncDecRNNTModel'" in message
+    assert "and sigmel.hosts.nemo needs NeMo: pip install" in message

@@ -32,18 +32,26 @@ class NeMoRecogniser(RoutedRecogniser):
     """
 
     def __init__(self, model: models.ASRModel):
-        if type(model) not in (*CTC, *TRANSDUCERS, *HYBRIDS):
-            raise SigmelError(f"target: {type(model).__name__} is none of NeMo's CTC, transducer and hybrid models")
-        head: Any = model.ctc_decoder if type(model) in HYBRIDS else model.decoder if type(model) in CTC else None
+        kind = type(model)
+        head: Any = None
+        if kind in HYBRIDS:
+            head, decoding = model.ctc_decoder, model.ctc_decoding
+        elif kind in CTC:
+            head, decoding = model.decoder, model.decoding
+        elif kind in TRANSDUCERS:
+            decoding = model.decoding
+        else:
+            raise SigmelError(f"target: {kind.__name__} is none of NeMo's CTC, transducer and hybrid models")
         super().__init__(
             model.encoder,
-            int(model.cfg.sample_rate),
-            float(model.cfg.preprocessor.window_stride),
+            int(model.preprocessor._sample_rate),
+            float(model.cfg.preprocessor.get("window_stride", 0.01)),  # NeMo's default
             int(model.encoder.subsampling_factor),
             [] if head is None else ["<blank>", *head.vocabulary],
         )
         self.model = model
         self.head = head
+        self._decoding = decoding
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `RoutedRecogniser.encode`."""
@@ -60,10 +68,9 @@ class NeMoRecogniser(RoutedRecogniser):
         """See `RoutedRecogniser.texts`."""
         encoded = hidden.transpose(1, 2)
         if self.head is None:
-            found = self.model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths)
+            found = self._decoding.rnnt_decoder_predictions_tensor(encoded, lengths)
         else:
-            decoding = self.model.ctc_decoding if type(self.model) in HYBRIDS else self.model.decoding
-            found = decoding.ctc_decoder_predictions_tensor(self.head(encoder_output=encoded), lengths)
+            found = self._decoding.ctc_decoder_predictions_tensor(self.head(encoder_output=encoded), lengths)
         # A beam search finds several for each.
         return [(hypotheses[0] if isinstance(hypotheses, list) else hypotheses).text for hypotheses in found]
 
