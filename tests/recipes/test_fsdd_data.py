@@ -33,20 +33,8 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def fsdd(tmp_path_factory):
-    """Two seconds' worth of tones: digit d of a speaker is a tone of its own, index i a little louder."""
-    folder = tmp_path_factory.mktemp("fsdd") / "recordings"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for speaker, height in SPEAKERS.items():
-        for digit in range(10):
-            for index in range(12):
-                time = np.arange(int(rng.integers(1200, 3600))) / 8000
-                tone = (0.2 + 0.01 * index) * np.sin(2 * np.pi * height * (200 + 100 * digit) * time)
-                noise = 1e-3 * rng.standard_normal(len(time) + 1600)
-                noise[800:-800] += tone
-                write_wav(folder / f"{digit}_{speaker}_{index}.wav", noise, 8000)
-    return folder.parent
+def fsdd(make_digits):
+    return make_digits(SPEAKERS)
 
 
 def stage(data, *options):

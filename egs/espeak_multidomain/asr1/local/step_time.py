@@ -8,6 +8,7 @@ milliseconds as JSON, by routing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -15,12 +16,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import seed_everything
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.utils import logging
 from omegaconf import DictConfig
+from torch import Tensor
 from tqdm import tqdm
 
 from sigmel.data.atomic import atomic_path
@@ -34,25 +35,34 @@ def models(args: argparse.Namespace) -> dict[str, EncDecCTCModelBPE]:
         with initialize_config_dir(str(args.config.parent.absolute()), version_base=None):
             overrides = [f"model.tokenizer.dir={args.tokenizer}", f"model.train_ds.manifest_filepath={args.manifest}"]
             config: DictConfig = compose(args.config.stem, [*overrides, f"model.encoder.routing={routing}"])
-        config.model.validation_ds.manifest_filepath = args.manifest
+        config.model.validation_ds.manifest_filepath = str(args.manifest)
         seed_everything(1, verbose=False)
         made[routing] = EncDecCTCModelBPE(cfg=config.model).train()
     return made
+
+
+def loss(model: EncDecCTCModelBPE, batch: Sequence[Tensor]) -> Tensor:
+    """What NeMo's training step computes, which needs a trainer around it."""
+    signal, signal_lengths, tokens, token_lengths = batch
+    scores, lengths, _ = model(input_signal=signal, input_signal_length=signal_lengths)
+    found = model.loss(log_probs=scores, targets=tokens, input_lengths=lengths, target_lengths=token_lengths)
+    return model.add_auxiliary_losses(found)
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """The median milliseconds of a step, by routing; the first step of each warms up."""
     logging.setLevel(logging.ERROR)
     systems = models(args)
-    optimizers = {name: torch.optim.AdamW(model.parameters(), fused=True) for name, model in systems.items()}
+    settings = {"name": "adamw", "lr": 1e-3, "fused": True}
+    optimizers = {name: model.setup_optimization(settings)[0] for name, model in systems.items()}
     taken: dict[str, list[float]] = {name: [] for name in systems}
-    batches = iter(next(iter(systems.values())).train_dataloader())
+    batches = itertools.cycle(next(iter(systems.values())).train_dataloader())
     for _ in tqdm(range(args.steps + 1), "steps", mininterval=1.0):
         batch = next(batches)
         for name, model in systems.items():
             began = time.perf_counter()
             optimizers[name].zero_grad()
-            model.training_step(batch, 0)["loss"].backward()
+            loss(model, batch).backward()
             optimizers[name].step()
             taken[name].append(1000 * (time.perf_counter() - began))
     return {name: round(statistics.median(values[1:]), 1) for name, values in taken.items()}
