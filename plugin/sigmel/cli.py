@@ -22,6 +22,7 @@ VERBS = {
     "upcycle": ("sigmel.hosts.upcycle", "a dense recogniser into one with routed experts, equal to it at first"),
     "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
     "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
+    "compare": ("sigmel.analysis.comparison", "systems trained with several seeds, on the same test sets"),
     "plot": ("sigmel.analysis.plots", "training curves and expert use as PNG files"),
     "routing": ("sigmel.hosts.routing", "where a recogniser sends its frames: tables, plots and a page"),
 }
