@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,28 +17,22 @@ from sigmel.errors import SigmelError
 Phones = Sequence[tuple[float, float, str]]
 
 
-def read_ctm(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float, str]]]:
-    """The phones of each utterance, by its id, from lines ``id channel start duration phone ...`` (NIST's CTM).
+def read_alignments(path: Path) -> dict[str, Phones]:
+    """The phones of each utterance, by its id.
+
+    Args:
+        path: a file of lines ``id channel start duration phone ...`` (NIST's CTM), or a folder of files
+            ``<id>.TextGrid`` (Praat's, in the long form), folders in it included, with a tier "phones".
 
     Raises:
-        SigmelError: there is no such file, or a line is none of these; the message says ``file:line``.
+        SigmelError: there is none, or what is there is none of these; the message says in which file, and line.
     """
-    found: dict[str, list[tuple[float, float, str]]] = {}
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                words = line.split(";;")[0].split()
-                if not words:
-                    continue
-                try:
-                    name, _, start, duration, label = words[:5]
-                    found.setdefault(name, []).append((float(start), float(start) + float(duration), label))
-                except ValueError as error:
-                    raise SigmelError(
-                        f"{path}:{number}: expected 'id channel start duration phone': {line!r}"
-                    ) from error
-    except FileNotFoundError as error:
-        raise SigmelError(f"{path}: no such alignment") from error
+    if path.is_dir():
+        found = {file.stem: _read_textgrid(file) for file in sorted(path.rglob("*.TextGrid"))}
+    elif path.is_file():
+        found = _read_ctm(path)
+    else:
+        raise SigmelError(f"{path}: no such alignment; give a CTM file, or a folder of TextGrid files")
     return {name: sorted(phones) for name, phones in found.items()}
 
 
@@ -95,3 +90,34 @@ def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
     last = torch.searchsorted(torch.tensor(starts, dtype=torch.float64), times, right=True) - 1  # the last that began
     here = (last >= 0) & (times < torch.tensor(ends, dtype=torch.float64)[last])
     return torch.where(here, named[last], -1)
+
+
+def _read_ctm(path: Path) -> dict[str, list[tuple[float, float, str]]]:
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        words = line.split(";;")[0].split()
+        if not words:
+            continue
+        try:
+            name, _, start, duration, label = words[:5]
+            found.setdefault(name, []).append((float(start), float(start) + float(duration), label))
+        except ValueError as error:
+            raise SigmelError(f"{path}:{number}: expected 'id channel start duration phone': {line!r}") from error
+    return found
+
+
+def _read_textgrid(path: Path) -> list[tuple[float, float, str]]:
+    """Its phones; an interval without text is none."""
+    tiers = re.split(r"^\s*item \[\d+\]:", _text(path), flags=re.MULTILINE)
+    phones = next((tier for tier in tiers if re.search(r'name = "phones"', tier)), None)
+    if phones is None:
+        raise SigmelError(f"{path}: has no tier named phones")
+    intervals = re.findall(r'xmin = ([\d.e-]+)\s+xmax = ([\d.e-]+)\s+text = "((?:[^"]|"")*)"', phones)
+    return [(float(start), float(end), text.strip()) for start, end, text in intervals if text.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SigmelError(f"{path}: not a text file in UTF-8: {error}") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sigmel.analysis import plots, routing_plots
 from sigmel.analysis.page import page, write_table
 from sigmel.analysis.paths import count_paths
-from sigmel.analysis.phones import phones_of, read_ctm
+from sigmel.analysis.phones import phones_of, read_alignments
 from sigmel.analysis.recogniser import RoutedRecogniser, Row
 from sigmel.analysis.results import environment
 from sigmel.analysis.robustness import conditions, robustness
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=kinds)
     parser.add_argument("manifest", type=Path, help="utterances (JSON lines)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the report; must not exist yet")
-    parser.add_argument("--phones", type=Path, help="which phone is spoken when (CTM), if the manifest does not say")
+    aligned = "which phone is spoken when, if the manifest does not say: a CTM file, or a folder of TextGrid files"
+    parser.add_argument("--phones", type=Path, help=aligned)
     parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
     parser.add_argument("--utterances", type=int, help="take only the first so many (default: all)")
     parser.add_argument("--shuffles", type=int, default=3, help="shuffles of the experts (default: %(default)s)")
@@ -115,11 +116,11 @@ def run(args: argparse.Namespace, load: Callable[[Path], RoutedRecogniser]) -> i
     return 0
 
 
-def _with_phones(rows: list[Row], ctm: Path) -> list[Row]:
-    alignments = read_ctm(ctm)
+def _with_phones(rows: list[Row], path: Path) -> list[Row]:
+    alignments = read_alignments(path)
     if not any(row["id"] in alignments for row in rows):
-        raise SigmelError(f"{ctm}: knows none of the ids of the manifest, such as {rows[0]['id']!r}")
-    return [row | {"phones": alignments.get(row["id"], [])} for row in rows]
+        raise SigmelError(f"{path}: knows none of the ids of the manifest, such as {rows[0]['id']!r}")
+    return [row | {"phones": alignments.get(row["id"])} for row in rows]
 
 
 def _check(args: argparse.Namespace) -> None:
