@@ -108,6 +108,13 @@ def test_shapes_are_checked(number, shape, message):
         expert_mlp(*arguments, "swiglu")
 
 
+def test_types_are_checked():
+    x, experts, gates, *parameters = make(5, 16, 16, 3, 1, torch.float32)
+    parameters[2] = parameters[2].double()
+    with pytest.raises(ValueError, match=r"w2: torch.float64, but x is torch.float32"):
+        expert_mlp(x, experts, gates, *parameters)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("expert", "message"), [(3, "from 0 to 3, expected -1, .* to 2"), (-2, "from -2 to ")])
 def test_experts_that_are_not_there_are_named(expert, message, compiled):

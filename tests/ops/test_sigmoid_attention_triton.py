@@ -4,9 +4,6 @@ Without a CUDA device they run in Triton's interpreter, on small inputs (tests/c
 """
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,10 +13,10 @@ from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.sigmoid_attention.cuda")
-triton_common = pytest.importorskip("sigmel.ops.triton_common")
 
 DEVICE = "cpu" if cuda.INTERPRETED else "cuda"
 pytestmark = [
+    pytest.mark.usefixtures("first_configuration"),
     pytest.mark.skipif(
         not cuda.INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter of Triton, or a device"
     ),
@@ -99,18 +96,6 @@ def check(case: Inputs) -> None:
             assert error <= 2 * allowed + 1e-5, f"{name}: {error} from float32, plain operations {allowed}"
         else:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.fixture(autouse=True)
-def _first_configuration(request, monkeypatch):
-    """On a device, measuring every configuration for every small case would take hours."""
-    if "tuned" not in request.fixturenames:
-        monkeypatch.setattr(triton_common, "may_measure", lambda: False)
-
-
-@pytest.fixture
-def tuned():
-    """Asks for the configuration that is fastest."""
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -296,32 +281,12 @@ def test_unsupported():
 
 
 COMPILE = """
-import sys
-
 import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 
 from sigmel.ops.sigmoid_attention import cuda
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
-
-class Device:
-    def __init__(self, capability):
-        self.capability = capability
-
-    def get_current_target(self):
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self):
-        return self.capability
-
-    def get_current_stream(self, device):
-        return 0
-
-
 capability, half = int(sys.argv[1]), sys.argv[2] == "half"
-driver.set_active(Device(capability))
 kernels = {
     "_forward": ("out",),
     "_backward_queries": ("grad", "grad_q"),
@@ -355,10 +320,8 @@ for width in (64, 256) if half else (64,):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("capability", "kind"), [(80, "half"), (90, "half"), (80, "single")])
-def test_compiles_for_a_device_that_is_not_here(capability, kind, tmp_path):
-    """The interpreter takes what the compiler does not; the compiler needs no device."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", COMPILE, str(capability), kind], env=environment, check=True)
+def test_compiles_for_a_device_that_is_not_here(capability, kind, compile_ahead):
+    compile_ahead(COMPILE, capability, kind)
 
 
 # On a device.

@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from sigmel.ops.dispatch import serving
 from sigmel.ops.experts import cpu, reference
 from sigmel.ops.experts.reference import Inputs
 
@@ -71,7 +72,9 @@ _expert_mlp.register_autograd(_backward, setup_context=_save)
 
 
 def _implementation(inputs: Inputs) -> ModuleType:
-    """The module that serves a call."""
+    """The module that serves a call: the plain definition where no other can."""
+    if inputs.x.device.type == "cuda":
+        return serving("sigmel.ops.experts.cuda", "experts take a form with a product each", inputs) or reference
     return cpu if cpu.serves(inputs) else reference
 
 
@@ -92,7 +95,8 @@ def expert_mlp(
 
     Args:
         x: (N, D) frames.
-        experts: (N, K) int64, chosen experts in [0, E); -1 excludes a frame, whose output is zero.
+        experts: (N, K) int64, chosen experts in [0, E); -1 is none: a frame without a choice comes out as zero. On
+            CUDA an expert that is not there is none, too: to look for one would be to wait for the device.
         gates: (N, K) weight of each choice.
         w1: (E, F, D) first projections; b1: (E, F) their biases. Of a gated activation 2 F: first what is activated,
             then what that is multiplied with.
@@ -103,7 +107,8 @@ def expert_mlp(
         (N, D) outputs in the dtype of x (of autocast, where it is on).
 
     Raises:
-        ValueError: an unknown activation, shapes that do not fit, or experts that are no int64 or not there, by name.
+        ValueError: an unknown activation, shapes or types that do not fit or, on a CPU, experts that are not there;
+            by name.
     """
     if activation not in reference.ACTIVATIONS:
         raise ValueError(f"activation: {activation!r} is none of {', '.join(reference.ACTIVATIONS)}")
@@ -111,6 +116,9 @@ def expert_mlp(
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
+    for name, tensor in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"{name}: {tensor.dtype}, but x is {x.dtype}")
     # TorchScript's tracer, which NeMo exports with, has no name for our op.
     run = reference.every_expert if torch.jit.is_tracing() else torch.ops.sigmel.expert_mlp
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, gates, w1, b1, w2, b2))

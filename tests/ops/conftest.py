@@ -1,0 +1,61 @@
+"""What the tests of Triton kernels have in common."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DEVICE = """
+import sys
+
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+
+class Device:
+    capability = int(sys.argv[1])
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+driver.set_active(Device())
+"""
+
+
+@pytest.fixture
+def compile_ahead(tmp_path: Path) -> Callable[..., None]:
+    """Runs Python that compiles kernels for a device that is not here: the interpreter takes what a compiler does not.
+
+    The capability of the device and the other arguments are its `sys.argv`.
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+
+    def run(script: str, capability: int, *arguments: str) -> None:
+        command = [sys.executable, "-c", DEVICE + script, str(capability), *arguments]
+        subprocess.run(command, env=environment, check=True)
+
+    return run
+
+
+@pytest.fixture
+def first_configuration(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device, measuring every configuration for every small case would take hours."""
+    from sigmel.ops import triton_common
+
+    if "tuned" not in request.fixturenames:
+        monkeypatch.setattr(triton_common, "may_measure", lambda: False)
+
+
+@pytest.fixture
+def tuned() -> None:
+    """Asks for the configuration that is fastest."""
