@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -102,6 +103,13 @@ def final_loss(metrics: Path) -> float:
     return statistics.fmean(float(row["train_loss"]) for row in rows if int(row["step"]) > last - LOSS_STEPS)
 
 
+class Rate(NamedTuple):
+    """An error rate in percent: measured, and (B,) in the replications of the bootstrap."""
+
+    measured: float
+    drawn: np.ndarray
+
+
 @dataclass(frozen=True)
 class Difference:
     """How much higher the error rate of one system is than that of another, relative to the latter, in percent.
@@ -118,29 +126,35 @@ class Difference:
     better: float
 
 
-def difference(system: System, other: System, sets: Sequence[str], seed: int = 0) -> Difference:
-    """Compare two systems on a set, or on the mean of the error rates of several.
+def difference(rate: Rate, other: Rate) -> Difference:
+    """Compare two systems, whose replications belong together one by one."""
+    low, high = np.quantile(100 * (rate.drawn / other.drawn - 1), [0.025, 0.975])
+    better = float((rate.drawn < other.drawn).mean())
+    return Difference(100 * (rate.measured / other.measured - 1), float(low), float(high), better)
 
-    Utterances are paired: a replication draws the same ones for both. Seeds are not; each system's are drawn apart.
+
+def replicate(systems: Sequence[System], sets: Sequence[str], seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Draw utterances and seeds anew, `REPLICATIONS` times; {system: {set: (B,) error rates}}.
+
+    A replication has the same utterances for every system, and the same seeds of a system in every set; the seeds of
+    different systems have nothing to do with each other.
     """
     rng = np.random.default_rng(seed)
-    rates = [np.zeros(REPLICATIONS), np.zeros(REPLICATIONS)]
-    seeds = [_draw(rng, REPLICATIONS, s.errors[sets[0]].shape[0]) for s in (system, other)]  # (B, S)
+    seeds = {system.name: _draw(rng, len(system.train_loss)) for system in systems}  # (B, S)
+    rates: dict[str, dict[str, np.ndarray]] = {system.name: {} for system in systems}
     for test_set in sets:
-        drawn = _draw(rng, REPLICATIONS, len(system.words[test_set]))  # (B, U), how often each
-        total = drawn @ system.words[test_set]
-        for rate, s, weight in zip(rates, (system, other), seeds, strict=True):
-            count = len(s.errors[test_set])
-            rate += (drawn @ s.errors[test_set].T * weight).sum(1) / (count * total)
-    change = 100 * (rates[0] / rates[1] - 1)
-    measured = 100 * (system.wer(sets).mean() / other.wer(sets).mean() - 1)
-    low, high = np.quantile(change, [0.025, 0.975])
-    return Difference(float(measured), float(low), float(high), float((rates[0] < rates[1]).mean()))
+        drawn = _draw(rng, len(systems[0].words[test_set]))  # (B, U)
+        words = drawn @ systems[0].words[test_set]
+        for system in systems:
+            errors = drawn @ system.errors[test_set].T  # (B, S)
+            mean = (errors * seeds[system.name]).sum(1) / len(system.train_loss)
+            rates[system.name][test_set] = 100 * mean / words
+    return rates
 
 
-def _draw(rng: np.random.Generator, replications: int, count: int) -> np.ndarray:
+def _draw(rng: np.random.Generator, count: int) -> np.ndarray:
     """(B, count) float: how often each of `count` things is drawn in `count` draws."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=replications).astype(np.float64)
+    return rng.multinomial(count, np.full(count, 1 / count), size=REPLICATIONS).astype(np.float64)
 
 
 def compare(systems: Sequence[System], baselines: Sequence[str], in_domain: str, step_time: dict[str, float]) -> dict:
@@ -173,14 +187,20 @@ def compare(systems: Sequence[System], baselines: Sequence[str], in_domain: str,
         row["step_ms"] = step_time.get(system.name)
         row["wer"] = {name: _spread(system.wer(members).tolist()) for name, members in sets.items()}
         found["systems"].append(row | {"routing": routing_summary(system.routing)})
-    for baseline in baselines:
-        for system in systems:
-            if system.name != baseline:
-                for name, members in sets.items():
-                    change = difference(system, by_name[baseline], members)
-                    found["differences"].append(
-                        {"system": system.name, "baseline": baseline, "set": name} | asdict(change)
-                    )
+    replicated = replicate(systems, list(first.ids))
+    rates = {
+        (system.name, name): Rate(
+            float(system.wer(members).mean()), np.mean([replicated[system.name][member] for member in members], axis=0)
+        )
+        for system in systems
+        for name, members in sets.items()
+    }
+    for baseline, system in itertools.product(baselines, systems):
+        if system.name != baseline:
+            for name in sets:
+                row = {"system": system.name, "baseline": baseline, "set": name}
+                change = difference(rates[system.name, name], rates[baseline, name])
+                found["differences"].append(row | asdict(change))
     return found | {"environment": environment()}
 
 
