@@ -76,6 +76,8 @@ def test_opcheck(size, monkeypatch):
     x, experts, gates, *weights = make(6, size, 16, 3, 1, dtype=torch.float32, drop=0.2)
     tensors = [t.requires_grad_() for t in (x, gates, *weights)]
     opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu", True))
+    tensors = [t.detach().mT.contiguous().mT.requires_grad_() for t in tensors]  # of any strides
+    opcheck(torch.ops.sigmel.expert_mlp.default, (tensors[0], experts, *tensors[1:], "silu", True))
 
 
 def test_autocast_takes_its_dtype_and_stays_close():

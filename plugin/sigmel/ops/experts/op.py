@@ -32,7 +32,7 @@ def _expert_mlp(
 def _(*arguments):  # type: ignore[no-untyped-def]
     *given, keep = arguments
     inputs = Inputs(*given)
-    return torch.empty_like(inputs.x), _implementation(inputs).kept(inputs) if keep else inputs.x.new_empty(0)
+    return inputs.x.new_empty(inputs.x.shape), _implementation(inputs).kept(inputs) if keep else inputs.x.new_empty(0)
 
 
 @torch.library.custom_op("sigmel::expert_mlp_backward", mutates_args=())
@@ -54,7 +54,7 @@ def _expert_mlp_backward(
 
 @_expert_mlp_backward.register_fake
 def _(grad, before, x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t) for t in (x, gates, w1, b1, w2, b2))
+    return tuple(t.new_empty(t.shape) for t in (x, gates, w1, b1, w2, b2))
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -144,7 +144,7 @@ def backward(grad: Tensor, before: Tensor, inputs: Inputs) -> tuple[Tensor, Tens
     rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
     grad_out, value = grad_rows * gate, ACTIVATIONS[activation](before)
     grad_value, grad_gate = groups.allocate(before, w2.shape[2]), groups.allocate(before)
-    grad_w1, grad_b1, grad_w2, grad_b2 = map(torch.zeros_like, (w1, b1, w2, b2))
+    grad_w1, grad_b1, grad_w2, grad_b2 = (t.new_zeros(t.shape) for t in (w1, b1, w2, b2))
     for e, block in groups.blocks:
         torch.mm(grad_rows[block], w2[e], out=grad_value[block])  # of the ungated output: the gate's gradient needs it
         torch.mv(grad_rows[block], b2[e], out=grad_gate[block])
