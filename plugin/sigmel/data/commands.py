@@ -371,7 +371,7 @@ def unused_sentence(
         SigmelError: hardly any such sentence is left.
     """
     for _ in range(20000):
-        text = sentence(rng, rules[rng.integers(len(rules))] if len(rules) > 1 else rules[0])
+        text = sentence(rng, rules[int(rng.integers(len(rules)))] if len(rules) > 1 else rules[0])
         if part_of(text) in parts and text not in used:
             return text
     raise SigmelError(
@@ -400,7 +400,7 @@ def speak(
     Returns:
         The voice's name and float32 samples at ``sample_rate`` Hz, shape (samples,).
     """
-    voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
+    voice = f"{accents[int(rng.integers(len(accents)))]}+{speakers[int(rng.integers(len(speakers)))]}"
     samples = synthesize(
         text,
         voice,

@@ -34,7 +34,7 @@ class Recording(NamedTuple):
 
     digit: int
     speaker: str
-    index: int
+    take: int
     path: Path
 
     @property
@@ -55,7 +55,7 @@ def find_recordings(folder: Path) -> list[Recording]:
             found.append(Recording(int(match[1]), match[2], int(match[3]), path))
     if not found:
         raise SigmelError(f"--fsdd-dir: {folder} holds no recordings {{digit}}_{{speaker}}_{{index}}.wav")
-    return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.index))
+    return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.take))
 
 
 def download(folder: Path) -> Path:

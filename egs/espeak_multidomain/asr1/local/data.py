@@ -176,7 +176,7 @@ def plan(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> d
         if name in UNSEEN:
             jobs[name] = spoken(name, name, size, (seed, index))
             continue
-        heard = [r for r in recordings if r.index in RECORDINGS[name] and r.speaker not in HELD_OUT]
+        heard = [r for r in recordings if r.take in RECORDINGS[name] and r.speaker not in HELD_OUT]
         jobs[name] = digits(name, heard, size // 5, (seed, index, 0))
         for number, domain in enumerate(DOMAINS, start=1):
             share = size // 5 + (number <= size % 5)

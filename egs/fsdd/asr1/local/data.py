@@ -98,8 +98,8 @@ def split(recordings: Sequence[Recording], test_speaker: str | None) -> dict[str
     test = "test_official" if test_speaker is None else f"test_loso_{test_speaker}"
     sets: dict[str, list[Recording]] = {"train": [], "dev": [], test: []}
     for recording in recordings:
-        in_test = recording.index in TEST_INDICES if test_speaker is None else recording.speaker == test_speaker
-        sets[test if in_test else "dev" if recording.index in DEV_INDICES else "train"].append(recording)
+        in_test = recording.take in TEST_INDICES if test_speaker is None else recording.speaker == test_speaker
+        sets[test if in_test else "dev" if recording.take in DEV_INDICES else "train"].append(recording)
     for name, members in sets.items():
         if not members:
             raise SigmelError(f"no recordings are left for {name}; found {len(recordings)} of {', '.join(speakers)}")
