@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from nemo.collections.asr.models import EncDecCTCModel
 from nemo.utils.callbacks import NeMoModelCheckpoint
+from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 from torch.nn.utils import get_total_norm
 
@@ -94,10 +95,24 @@ def test_two_processes_train_as_one(model_config, conformer_config, processes, t
         close(EncDecCTCModel.restore_from(str(archive)).state_dict(), two["state_dict"])
 
 
+def test_a_configuration_names_it():
+    callback = {"_target_": "sigmel.hosts.nemo.ExpertParallel", "size": 2}
+    [made] = resolve_trainer_cfg(OmegaConf.create({"callbacks": [callback]}))["callbacks"]
+    assert isinstance(made, ExpertParallel)
+    assert made.size == 2
+
+
 def test_what_cannot_be_is_refused(model_config, trainer):
     training = trainer(callbacks=[ExpertParallel()])
     with pytest.raises(SigmelError, match="strategy is SingleDeviceStrategy; set strategy: ddp"):
         training.fit(EncDecCTCModel(cfg=model_config(), trainer=training))
+
+
+def test_a_gradient_scaler_is_refused(model_config):
+    training = Trainer(accelerator="cpu", strategy="ddp", devices=1, precision="16-mixed", logger=False)
+    training.precision_plugin.scaler = torch.amp.GradScaler("cpu")  # which Lightning makes on a GPU only
+    with pytest.raises(SigmelError, match="16-mixed scales gradients; take bf16-mixed"):
+        ExpertParallel().setup(training, EncDecCTCModel(cfg=model_config()), "fit")
 
 
 @pytest.mark.parametrize("option", ["save_weights_only", "always_save_nemo"])

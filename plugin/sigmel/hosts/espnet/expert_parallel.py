@@ -1,8 +1,7 @@
 """Expert parallelism in ESPnet's training: `asr_train` with one more option.
 
-``torchrun --nproc_per_node 4 -m sigmel.hosts.espnet.expert_parallel --multiprocessing_distributed false
---expert_parallel 4 [options of asr_train]``, or, on one machine, ``python -m sigmel.hosts.espnet.expert_parallel
---ngpu 4 --expert_parallel 4 [options of asr_train]``.
+``torchrun --nproc_per_node 4 -m sigmel.hosts.espnet.expert_parallel --expert_parallel 4
+--multiprocessing_distributed false [options of asr_train]``
 
 What is written is whole, as of one process: it can be resumed with any number of processes, with this program or with
 `asr_train`, and decoded by ESPnet.

@@ -36,8 +36,9 @@ class ExpertParallel(Callback):
         size: how many processes share the experts; it divides their number. Default: all.
 
     Raises:
-        SigmelError: when a fit starts, if the strategy is none of DDP, a checkpoint callback is to save weights alone
-            or `.nemo` files in between (they would hold a part of the experts), or see `expert_mesh` and
+        SigmelError: when a fit starts, if the strategy is none of DDP; the precision is 16-mixed (torch's gradient
+            scaler cannot take gradients some of which are spread, some not); a checkpoint callback is to save weights
+            alone or `.nemo` files in between (they would hold a part of the experts); or see `expert_mesh` and
             `parallelize_experts`.
     """
 
@@ -51,6 +52,8 @@ class ExpertParallel(Callback):
             return
         if not isinstance(trainer.strategy, DDPStrategy):
             raise SigmelError(f"ExpertParallel: strategy is {type(trainer.strategy).__name__}; set strategy: ddp")
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise SigmelError(f"ExpertParallel: precision {trainer.precision} scales gradients; take bf16-mixed or 32")
         for callback in trainer.callbacks:
             if isinstance(callback, ModelCheckpoint):
                 _check(callback)
