@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""The feed-forward of routed experts beside what else there is, on this machine's CPU, in float32.
+"""The feed-forward of routed experts beside what else there is, in float32 on a CPU, in bfloat16 on a CUDA device.
 
-Peers: a dense feed-forward with the active parameters, which is the limit; a plain loop over the experts; Hugging
-Face's Switch Transformers; for a few frames, the time it takes to read the weights of the experts that they chose.
+Peers: a dense feed-forward with the active parameters, which is the limit; a plain loop over the experts; on a CPU
+Hugging Face's Switch Transformers and, for a few frames, the time it takes to read the weights of the experts that
+they chose; on a CUDA device torch's F.grouped_mm between a gather and a scatter, without biases.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from side_by_side import Row, Work, compare, options, report
@@ -18,20 +21,45 @@ from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.routing import Router
 from sigmel.ops import expert_mlp
 
-SIZE, HIDDEN = 512, 2048
 Experts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def make(experts: int) -> Experts:
-    """Weights and biases of so many experts."""
-    layer = ExpertFeedForward(SIZE, HIDDEN, experts, "relu")
+class Setting(NamedTuple):
+    """Sizes of a layer, how many frames go through it, where, in which type, and how close forms are then."""
+
+    size: int
+    hidden: int
+    frames: int
+    device: str
+    dtype: torch.dtype
+    close: float
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """The module, there."""
+        return module.to(self.device, self.dtype).eval()
+
+
+CPU = Setting(512, 2048, 2000, "cpu", torch.float32, 1e-4)
+CUDA = Setting(1024, 4096, 16384, "cuda", torch.bfloat16, 5e-2)
+
+
+def make(experts: int, setting: Setting) -> Experts:
+    """Weights and biases of so many experts; the biases are zero, as not every peer has any."""
+    layer = setting.place(ExpertFeedForward(setting.size, setting.hidden, experts, "relu"))
+    nn.init.zeros_(layer.b1)
+    nn.init.zeros_(layer.b2)
     return layer.w1, layer.b1, layer.w2, layer.b2
 
 
-def choose(frames: int, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def dense(setting: Setting) -> nn.Module:
+    """As many parameters as a frame uses."""
+    return setting.place(FeedForward(setting.size, setting.hidden, "relu", dropout=0.0))
+
+
+def choose(frames: int, experts: int, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     """Random frames, their experts and gates."""
-    gates, chosen = torch.rand(frames, experts).softmax(-1).topk(1, dim=-1)
-    return torch.randn(frames, SIZE), chosen, gates
+    gates, chosen = torch.rand(frames, experts, device=setting.device).softmax(-1).topk(1, dim=-1)
+    return torch.randn(frames, setting.size, device=setting.device, dtype=setting.dtype), chosen, gates
 
 
 def loop(x: Tensor, chosen: Tensor, gates: Tensor, weights: Experts) -> Tensor:
@@ -42,53 +70,71 @@ def loop(x: Tensor, chosen: Tensor, gates: Tensor, weights: Experts) -> Tensor:
         frames = (chosen[:, 0] == e).nonzero()[:, 0]
         if len(frames):
             value = F.linear(F.relu(F.linear(x[frames], w1[e], b1[e])), w2[e], b2[e])
-            output.index_add_(0, frames, value * gates[frames])
+            output.index_add_(0, frames, value * gates[frames].to(x.dtype))
     return output
 
 
-def trained(work: Work, inputs: list[Tensor]) -> Work:
+def grouped(x: Tensor, chosen: Tensor, gates: Tensor, weights: Experts) -> Tensor:
+    """torch's grouped products, on rows sorted by expert."""
+    w1, _, w2, _ = weights
+    experts, order = chosen[:, 0].sort(stable=True)
+    ends = torch.searchsorted(experts, torch.arange(1, len(w1) + 1, device=x.device), out_int32=True)
+    value = F.grouped_mm(F.relu(F.grouped_mm(x[order], w1.mT, offs=ends)), w2.mT, offs=ends)
+    return torch.empty_like(x).index_copy(0, order, value * gates[order].to(x.dtype))
+
+
+def trained(work: Work, inputs: list[Tensor], x: Tensor) -> Work:
     """Forward and backward of it."""
-    grad = torch.randn(2000, SIZE)
+    grad = torch.randn_like(x)
     return lambda: torch.autograd.grad(work(), inputs, grad)  # type: ignore[arg-type]
 
 
-def many_frames(experts: int, repeats: int) -> list[Row]:
-    """2000 frames."""
-    weights, dense = make(experts), FeedForward(SIZE, HIDDEN, "relu", dropout=0.0).eval()
-    x, chosen, gates = choose(2000, experts)
+def many_frames(experts: int, setting: Setting, repeats: int) -> list[Row]:
+    """As many as a training step has."""
+    weights, plain = make(experts, setting), dense(setting)
+    x, chosen, gates = choose(setting.frames, experts, setting)
+    x.requires_grad_()
 
     def ours() -> Tensor:
         return expert_mlp(x, chosen, gates, *weights, "relu")
 
-    case = f"2000 frames, {experts} experts"
+    name = "dense, as many active parameters"
+    peers: dict[str, Work] = {
+        name: lambda: plain(x),
+        "a loop over the experts": lambda: loop(x, chosen, gates, weights),
+    }
+    inputs = {name: [x, *plain.parameters()]}
+    if setting.device == "cuda":
+        peers["F.grouped_mm on sorted rows"] = lambda: grouped(x, chosen, gates, weights)
+        inputs["F.grouped_mm on sorted rows"] = [x, weights[0], weights[2]]
+    case = f"{setting.frames} frames, {experts} experts"
     with torch.no_grad():
-        torch.testing.assert_close(ours(), loop(x, chosen, gates, weights), atol=1e-5, rtol=1e-4)
-        rows = [
-            compare(case, ours, "dense, as many active parameters", lambda: dense(x), repeats),
-            compare(case, ours, "a loop over the experts", lambda: loop(x, chosen, gates, weights), repeats),
-            with_router(case, x, experts, repeats),
-        ]
-    x.requires_grad_()
-    rows.append(
-        compare(
-            f"{case}, forward + backward",
-            trained(ours, [x, *weights]),
-            "dense, as many active parameters",
-            trained(lambda: dense(x), [x, *dense.parameters()]),
-            max(3, repeats // 3),
-        )
-    )
+        for peer, theirs in peers.items():
+            if peer != name:
+                torch.testing.assert_close(ours(), theirs(), atol=setting.close / 10, rtol=setting.close)
+        rows = [compare(case, ours, peer, theirs, repeats) for peer, theirs in peers.items()]
+        if setting.device == "cpu":
+            rows.append(with_router(case, x, experts, repeats))
+    case, repeats = f"{case}, forward + backward", max(3, repeats // 3)
+    for peer, leaves in inputs.items():
+        both = trained(ours, [x, *weights], x), trained(peers[peer], leaves, x)
+        rows.append(compare(case, both[0], peer, both[1], repeats))
     return rows
 
 
 def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
     """The whole layer, its router included, against Hugging Face's with the same weights."""
     config = SwitchTransformersConfig(
-        d_model=SIZE, d_ff=HIDDEN, num_experts=experts, expert_capacity=len(x), dropout_rate=0.0, router_bias=True
+        d_model=CPU.size,
+        d_ff=CPU.hidden,
+        num_experts=experts,
+        expert_capacity=len(x),
+        dropout_rate=0.0,
+        router_bias=True,
     )
     theirs = SwitchTransformersSparseMLP(config).eval()
-    router = Router(SIZE, experts, top_k=1, jitter=0.0).eval()
-    layer = ExpertFeedForward(SIZE, HIDDEN, experts, "relu")
+    router = Router(CPU.size, experts, top_k=1, jitter=0.0).eval()
+    layer = ExpertFeedForward(CPU.size, CPU.hidden, experts, "relu")
     router.linear = theirs.router.classifier
     for e in range(experts):
         layer.w1[e], layer.w2[e] = theirs.experts[f"expert_{e}"].wi.weight, theirs.experts[f"expert_{e}"].wo.weight
@@ -102,15 +148,15 @@ def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
 
 def few_frames(frames: int, repeats: int) -> list[Row]:
     """A streaming step of so many frames, through layers whose weights do not fit into a cache together."""
-    layers = [make(8) for _ in range(4)]
-    denses = [FeedForward(SIZE, HIDDEN, "relu", dropout=0.0).eval() for _ in layers]
-    x, chosen, gates = choose(frames, 8)
+    layers = [make(8, CPU) for _ in range(4)]
+    denses = [dense(CPU) for _ in layers]
+    x, chosen, gates = choose(frames, 8, CPU)
     touched = chosen.unique().tolist()
     case = f"{frames} frames, {len(touched)} of 8 experts chosen, 4 layers"
     ours: Work = lambda: [expert_mlp(x, chosen, gates, *weights, "relu") for weights in layers]  # noqa: E731
     with torch.no_grad():
         return [
-            compare(case, ours, "dense", lambda: [dense(x) for dense in denses], repeats),
+            compare(case, ours, "dense", lambda: [plain(x) for plain in denses], repeats),
             compare(
                 case,
                 ours,
@@ -123,9 +169,13 @@ def few_frames(frames: int, repeats: int) -> list[Row]:
 
 def main() -> None:
     """Run everything."""
-    args = options(__doc__)
+    args = options(__doc__, ["cpu", "cuda"])
     repeats = 3 if args.quick else 21
-    rows = [*many_frames(8, repeats), *many_frames(32, repeats), *few_frames(1, repeats), *few_frames(8, repeats)]
+    if args.device == "cuda":
+        rows = [row for experts in (8, 16, 32, 64) for row in many_frames(experts, CUDA, repeats)]
+    else:
+        rows = [row for experts in (8, 32) for row in many_frames(experts, CPU, repeats)]
+        rows += [row for frames in (1, 8) for row in few_frames(frames, repeats)]
     report(rows, args.json)
 
 

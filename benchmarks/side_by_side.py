@@ -6,7 +6,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,6 +61,8 @@ def _turn(work: Work, calls: int) -> float:
 def _milliseconds(work: Work) -> float:
     began = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - began)
 
 
@@ -72,15 +74,23 @@ def matmul_rate(size: int = 2048) -> float:
 
 def machine() -> dict[str, str]:
     """Where, and with what, it ran."""
-    return environment() | {"threads": str(torch.get_num_threads())}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return environment() | {"threads": str(torch.get_num_threads())} | gpu
 
 
-def options(description: str) -> argparse.Namespace:
-    """The command line of a benchmark."""
+def options(description: str, devices: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line of a benchmark, which may run on one of several kinds of device."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--quick", action="store_true", help="fewer repeats: says that it runs, not how fast")
-    return parser.parse_args()
+    if devices:
+        parser.add_argument(
+            "--device", choices=devices, default=devices[0], help="where to run (default: %(default)s)"
+        )
+    args = parser.parse_args()
+    if devices and args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
+    return args
 
 
 def report(rows: list[Row], path: Path | None) -> None:
