@@ -12,6 +12,7 @@ import pytest
 
 from sigmel.data import commands
 from sigmel.data.audio import read_audio
+from sigmel.data.espeak import SILENCE
 from sigmel.data.manifest import read_manifest
 
 RECIPE = Path(__file__).parents[2] / "egs" / "espeak_multidomain" / "asr1"
@@ -113,6 +114,22 @@ def test_sound_is_finite_and_loud(made):
             assert np.isfinite(samples).all()
             assert 0.05 < np.abs(samples).max() <= 1.0
             assert row.duration == pytest.approx(len(samples) / 8000, abs=1e-4)
+
+
+def test_phones_lie_where_they_are_spoken(made):
+    """Sound is louder during vowels than during silence; the sets that are learnt from have no phones."""
+    assert not any("phones" in row.extra for row in rows(made, "train"))
+    vowels, silences = [], []
+    for row in rows(made, "ood_accent"):
+        samples, rate = read_audio(made / row.audio_filepath)
+        assert row.extra["phones"][-1][1] < row.duration
+        for start, end, label in row.extra["phones"]:
+            power = np.square(samples[int(start * rate) : int(end * rate)]).mean()
+            if label == SILENCE:
+                silences.append(power)
+            elif label[0] in "aeiouɑɒæɔəɛɜɪʊʌ":
+                vowels.append(power)
+    assert np.median(vowels) > 10 * np.median(silences)
 
 
 def test_same_seed_same_bytes_any_workers(data, digits, made, tmp_path):

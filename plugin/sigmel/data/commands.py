@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sigmel.data.audio import resample
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
-from sigmel.data.espeak import synthesize, variants
+from sigmel.data.espeak import EspeakVoice, Phone, variants
 from sigmel.errors import SigmelError
 
 
@@ -387,6 +388,14 @@ def speakers(set_name: str) -> list[str]:
     return parts[set_name]
 
 
+class Said(NamedTuple):
+    """A sentence spoken by a voice: float32 samples, shape (samples,), and which phone is spoken when."""
+
+    voice: str
+    samples: np.ndarray
+    phones: list[Phone]
+
+
 def speak(
     text: str,
     accents: Sequence[str],
@@ -394,18 +403,14 @@ def speak(
     rng: np.random.Generator,
     sample_rate: int,
     speeds: tuple[int, int] = (130, 220),
-) -> tuple[str, np.ndarray]:
+) -> Said:
     """Have a random voice say a text, at a random speed (words a minute) and pitch.
 
-    Returns:
-        The voice's name and float32 samples at ``sample_rate`` Hz, shape (samples,).
+    The samples are at ``sample_rate`` Hz.
     """
     voice = f"{accents[int(rng.integers(len(accents)))]}+{speakers[int(rng.integers(len(speakers)))]}"
-    samples = synthesize(
-        text,
-        voice,
-        speed=int(rng.integers(speeds[0], speeds[1] + 1)),
-        pitch=int(rng.integers(15, 86)),
-        pitch_range=int(rng.integers(20, 81)),
-    )
-    return voice, resample(samples, ESPEAK_RATE, sample_rate)
+    speed = int(rng.integers(speeds[0], speeds[1] + 1))
+    pitch, pitch_range = int(rng.integers(15, 86)), int(rng.integers(20, 81))
+    with EspeakVoice(voice, speed=speed, pitch=pitch, pitch_range=pitch_range) as speaker:
+        spoken = speaker.speak(text)
+    return Said(voice, resample(spoken.samples, ESPEAK_RATE, sample_rate), spoken.phones)

@@ -80,17 +80,17 @@ def make(folder: Path, job: Job) -> Utterance:
     unseen = job.set == "test_ood"
     speakers = commands.speakers(job.set.removesuffix("_ood"))
 
-    def speak(text: str, accents: Sequence[str]) -> tuple[str, np.ndarray]:
+    def speak(text: str, accents: Sequence[str]) -> commands.Said:
         return commands.speak(text, accents, speakers, rng, SAMPLE_RATE)
 
-    voice, samples = speak(job.text, OOD_ACCENTS if unseen else ACCENTS)
+    voice, samples, _ = speak(job.text, OOD_ACCENTS if unseen else ACCENTS)
     edges = rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE
     samples = np.pad(samples, tuple(int(edge) for edge in edges))
     extra: dict[str, object] = {}
     if rng.random() < 0.3 or unseen:
         samples = augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(0.1, 0.5))
     if unseen:
-        others = [speak(commands.sentence(rng), OOD_ACCENTS)[1] for _ in range(4)]
+        others = [speak(commands.sentence(rng), OOD_ACCENTS).samples for _ in range(4)]
         extra = {"noise": "babble", "snr": round(rng.uniform(3.0, 15.0), 1)}
         samples = augment.add_noise(samples, augment.babble(others, len(samples), rng), extra["snr"])
     elif rng.random() < 0.6:

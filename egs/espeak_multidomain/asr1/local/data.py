@@ -21,6 +21,8 @@ real_<speaker>   real speech: digits by a speaker never heard
 The sets ``ood_*`` are spoken as the domain "home" is, by the voices of test, and say what any of the four domains
 says; each differs from that in the one thing that it is named after. Sampling rate 8 kHz.
 
+Rows of synthetic tests say, as ``phones``, which phone is spoken when, for ``sigmel routing``.
+
 The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
 and ``config.json``. It depends on the options and the seed only, not on the number of processes.
 """
@@ -112,7 +114,7 @@ def hall(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str])
 def babble(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
     def stranger() -> np.ndarray:
         text = commands.sentence(rng, "command")
-        return commands.speak(text, DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE)[1]
+        return commands.speak(text, DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE).samples
 
     others = augment.babble([stranger() for _ in range(4)], len(samples), rng)
     return augment.add_noise(samples, others, rng.uniform(0.0, 10.0))
@@ -223,6 +225,7 @@ def _string(name: str, number: int, string: Sequence[Recording], seed: tuple[int
 def make(context: Context, job: Job) -> Utterance:
     """Make one utterance, write its WAV file and return its row of the manifest."""
     rng = np.random.default_rng(job.seed)
+    extra: dict[str, object] = {"domain": job.domain}
     if job.recordings:
         speaker = Path(job.recordings[0]).stem.split("_")[1]
         train = job.set == "train"
@@ -233,14 +236,17 @@ def make(context: Context, job: Job) -> Utterance:
     else:
         domain = (DOMAINS | UNSEEN)[job.domain]
         speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
-        speaker, samples = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
-        edges = rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE
-        samples = domain.sound(np.pad(samples, tuple(int(edge) for edge in edges)), rng, speakers)
+        said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
+        before, after = (int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE)
+        speaker, samples = said.voice, domain.sound(np.pad(said.samples, (before, after)), rng, speakers)
         samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
+        if job.set != "train":  # for a look at what experts do by phone; nothing changes the time from here on
+            shift = before / SAMPLE_RATE
+            extra["phones"] = [(round(s + shift, 4), round(e + shift, 4), label) for s, e, label in said.phones]
     file = f"wav/{job.id}.wav"
     write_wav(context.folder / file, samples, SAMPLE_RATE)
     duration = round(len(samples) / SAMPLE_RATE, 4)
-    return Utterance(job.id, file, duration, job.text, speaker, {"domain": job.domain})
+    return Utterance(job.id, file, duration, job.text, speaker, extra)
 
 
 # --- the stage
