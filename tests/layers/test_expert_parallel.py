@@ -101,6 +101,7 @@ def check_training(rank, world, mesh, routing, top_k):
     model = copy.deepcopy(expected)
     parallelize_experts(model, mesh)
     assert model.encoder.blocks[0].feed_forward.w1.to_local().shape == (4 // mesh.size(-1), 32, 16)
+    assert rank or model.encoder.parameter_counts() == expected.encoder.parameter_counts()
     parallel = DistributedDataParallel(model)
     ours, theirs = adam(parallel), adam(expected)
     loss, hidden, aux_loss, norm = train_step(parallel, ours, *batch(0, rank, world))

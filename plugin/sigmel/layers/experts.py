@@ -73,4 +73,4 @@ class ExpertFeedForward(nn.Module):
 
     def idle_parameters(self, top_k: int) -> int:
         """How many of the parameters a frame that goes to `top_k` experts does not use."""
-        return sum(p[0].numel() * (p.shape[0] - top_k) for p in self.parameters())
+        return sum(p.numel() // p.shape[0] * (p.shape[0] - top_k) for p in self.parameters())
