@@ -36,8 +36,7 @@ MOST_EXPERTS = torch.iinfo(torch.int16).max - 1  # the shorter what is sorted, t
 
 _BAND = tl.constexpr(8)  # blocks of rows that share what they read of the weights
 _PART = tl.constexpr(16)  # hidden features whose share of a gate's gradient has a place of its own
-# Frames an expert differ from batch to batch.
-_VARYING = ["bucket"]
+_VARYING = ["bucket"]  # from batch to batch: compiled once for all
 
 
 # Which tile of a product a program computes.
@@ -76,6 +75,14 @@ def _place(
 
 
 @triton.jit
+def _load(pointers, inside, WHOLE: tl.constexpr):
+    if WHOLE:  # all of it is inside
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
 def _product(
     a, rows, weight, second, columns, INNER: tl.constexpr, TO_COLUMN: tl.constexpr, TO_INNER: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -89,20 +96,13 @@ def _product(
     at = columns[None, :] * TO_COLUMN + inner[:, None] * TO_INNER
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     other = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    WHOLE: tl.constexpr = INNER % BLOCK_K == 0
     for first in range(0, INNER, BLOCK_K):
-        if INNER % BLOCK_K == 0:
-            left = tl.load(a)
-            right = tl.load(weight + at)
-        else:
-            left = tl.load(a, mask=inner[None, :] < INNER - first, other=0.0)
-            right = tl.load(weight + at, mask=inner[:, None] < INNER - first, other=0.0)
-        total = dot(left, right, total, PRECISION)
+        inside = inner < INNER - first
+        left = _load(a, inside[None, :], WHOLE)
+        total = dot(left, _load(weight + at, inside[:, None], WHOLE), total, PRECISION)
         if second is not None:
-            if INNER % BLOCK_K == 0:
-                right = tl.load(second + at)
-            else:
-                right = tl.load(second + at, mask=inner[:, None] < INNER - first, other=0.0)
-            other = dot(left, right, other, PRECISION)
+            other = dot(left, _load(second + at, inside[:, None], WHOLE), other, PRECISION)
         a += BLOCK_K
         at += BLOCK_K * TO_INNER
     return total, other
@@ -327,7 +327,7 @@ def _grad_bias(
 
 # Configurations: (block sizes, in the order of the kernel's arguments, warps, stages). Chosen from what the compiler
 # reports for Ampere and Hopper. The first stands where nothing may be measured; it fits in the shared memory of small
-# Ampere devices, too. Rows are blocked by how many an expert has on the average: few, some or many.
+# Ampere devices, too. Rows are blocked by how many an expert has on the average: FEW at most, more than MANY, or some.
 
 FEW, MANY = 32, 128
 _BUCKETS = ("few", "some", "many")
