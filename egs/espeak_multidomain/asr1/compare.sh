@@ -7,8 +7,8 @@
 #
 # --size quick takes ten minutes on two CPU cores and shows that everything runs; its figures mean nothing. tiny (the
 # default) takes some two hours. --seeds: how many (default: 5; quick: 1). --jobs: trainings at a time, one thread each
-# (default: 2). What is there is not made again, so a killed comparison goes on where it stopped. It makes results.json,
-# exp/comparison_<size>/ and, for tiny, the tables in README.md.
+# (default: 2). What is there is not made again, so a killed comparison goes on where it stopped. It makes exp/ and
+# comparison/, with the tables and the plot that README.md shows; quick makes exp/comparison_quick/ instead.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -46,8 +46,12 @@ for seed in $(seq "$seeds"); do
   done
 done | in_parallel
 
+case $size in
+  tiny) data=data/train20000 comparison=comparison readme=(--update-readme README.md) ;;
+  quick) data=data/train4000 comparison=exp/comparison_quick readme=() ;;
+  nano) data=data/train40 comparison=exp/comparison_nano readme=() ;;
+esac
 stage=1 stop_stage=3
-data=$(echo data/train*) comparison=exp/comparison_$size
 run_stage 1 "time per step" "exp/step_time_$size.json" \
   "$python" local/step_time.py --config "conf/nemo/$size.yaml" --output "exp/step_time_$size.json" \
   --tokenizer "$(experiment "$size" dense 1)/tokenizer" --manifest "$data/train.jsonl" --routing "${routings[@]}"
@@ -64,8 +68,6 @@ for routing in "${routings[@]}"; do
 done
 systems+=(--system "dense, further" $(every_seed "$further" dense))
 systems+=(--system "dense to omni" $(every_seed "$further" omni))
-readme=()
-[ "$size" != tiny ] || readme=(--update-readme README.md)
 rm -rf "$comparison" # made of the above in seconds
 run_stage 3 comparison "$comparison" \
   "$python" -m sigmel.cli compare "${systems[@]}" --baseline dense --baseline switch --baseline "dense, further" \

@@ -41,7 +41,7 @@ if [ -n "$start" ]; then
     run_stage 3 upcycle "$exp/start.nemo" \
       "$python" -m sigmel.cli upcycle "$start" --experts 4 --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
     start=$exp/start.nemo
-    train_command+=(+model.encoder.normalize_gates=true)
+    train_command+=(model.encoder.normalize_gates=true)
   fi
   train_command+=(+init_from_nemo_model="$start")
 fi
@@ -50,7 +50,6 @@ run_stage 3 train "$model" "${train_command[@]}"
 run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data"/{test,ood_*,real_*}.jsonl
 
 run_stage 5 score "$exp/score" \
-  "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results results.json --tag "${tags[@]}"
+  "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
