@@ -203,6 +203,26 @@ def test_packed_sequences_and_caches_compile_without_a_break():
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"key_lengths": torch.tensor([12, 3])}, r"key_lengths: \[12, 3\] must lie between 0 and 11"),
+        ({"page_table": torch.tensor([[0], [7]])}, "page_table: pages 0 to 7, but k_cache has 2"),
+    ],
+)
+def test_a_compiled_graph_does_not_read_astray(layout, message):
+    q, k, v = (x.detach() for x in inputs(heads=2, dtype=torch.float32)[:3])
+    q, lengths = q[:, :, :2], layout.get("key_lengths", torch.tensor([11, 3]))
+    table = layout.get("page_table")
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def decode(q, k, v, lengths, table):
+        return sigmoid_attention_decode(q, k, v, lengths, page_table=table)
+
+    with pytest.raises(ValueError, match=message):
+        decode(q, k, v, lengths, table)
+
+
 def test_autocast_decides_the_dtype():
     q, k, v = inputs(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -402,17 +422,18 @@ def test_options_are_checked(options, message):
 
 
 @pytest.mark.parametrize(
-    ("cu", "message"),
+    ("queries", "keys", "message"),
     [
-        ([0, 5], r"cu_queries: \[0, 5\] must rise from 0 to 9"),
-        ([0, 7, 5, 9], r"cu_queries: \[0, 7, 5, 9\] must rise"),
-        ([0, 4, 5, 9], "cu_keys: 1 sequences, but cu_queries has 3"),
+        ([0, 5], [0, 9], r"cu_queries: \[0, 5\] must rise from 0 to 9"),
+        ([0, 9], [3, 9], r"cu_keys: \[3, 9\] must rise from 0 to 9"),
+        ([0, 7, 5, 9], [0, 4, 5, 9], r"cu_queries: \[0, 7, 5, 9\] must rise"),
+        ([0, 4, 5, 9], [0, 9], "cu_keys: 1 sequences, but cu_queries has 3"),
     ],
 )
-def test_cumulative_lengths_are_checked(cu, message):
+def test_cumulative_lengths_are_checked(queries, keys, message):
     q = torch.randn(9, 2, 16)
     with pytest.raises(ValueError, match=message):
-        sigmoid_attention_varlen(q, q, q, torch.tensor(cu), torch.tensor([0, 9]))
+        sigmoid_attention_varlen(q, q, q, torch.tensor(queries), torch.tensor(keys))
 
 
 def test_the_source_travels_with_the_package():

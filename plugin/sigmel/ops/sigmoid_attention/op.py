@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def _attention(
     right: int,
 ) -> Tensor:
     layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start, page_table)
+    _check_values(q, k, layout)
     return _implementation(q).forward(Inputs(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right)))
 
 
@@ -137,9 +139,12 @@ def sigmoid_attention(
     batch, heads = q.shape[:2]
     if k.shape[0] != batch:
         raise ValueError(f"k: batch of {k.shape[0]}, but q has {batch}")
-    for name, lengths, limit in (("query_lengths", query_lengths, q), ("key_lengths", key_lengths, k)):
-        _check_lengths(name, lengths, batch, limit.shape[2])
-    _check_lengths("query_start", query_start, batch, None)
+    for name, lengths in (
+        ("query_lengths", query_lengths),
+        ("key_lengths", key_lengths),
+        ("query_start", query_start),
+    ):
+        _check_lengths(name, lengths, batch)
     layout = Layout(None, None, query_lengths, key_lengths, query_start)
     context = _context(causal, chunk_size, left_context, window)
     if bias is None and key_lengths is None:
@@ -179,11 +184,11 @@ def sigmoid_attention_varlen(
         ValueError: as there, or cumulative lengths that do not go from 0 to the total.
     """
     _check_shapes(q, k, v, ("q", "k", "v"), 3)
-    for name, cu, x in (("cu_queries", cu_queries, q), ("cu_keys", cu_keys, k)):
-        _check_cumulative(name, cu, x.shape[0])
+    for name, cu in (("cu_queries", cu_queries), ("cu_keys", cu_keys)):
+        _check_cumulative(name, cu)
     if len(cu_queries) != len(cu_keys):
         raise ValueError(f"cu_keys: {len(cu_keys) - 1} sequences, but cu_queries has {len(cu_queries) - 1}")
-    _check_lengths("query_start", query_start, len(cu_queries) - 1, None)
+    _check_lengths("query_start", query_start, len(cu_queries) - 1)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, total, D)
     layout = Layout(cu_queries, cu_keys, None, None, query_start)
     context = _context(causal, chunk_size, left_context, window)
@@ -225,15 +230,11 @@ def sigmoid_attention_decode(
     """
     _check_shapes(q, k_cache, v_cache, ("q", "k_cache", "v_cache"), 4)
     batch, heads, queries = q.shape[:3]
-    room = k_cache.shape[2]
     if page_table is not None:
         _check_shape("page_table", page_table, (batch, page_table.shape[-1]))
-        room *= page_table.shape[1]
     elif k_cache.shape[0] != batch:
         raise ValueError(f"k_cache: batch of {k_cache.shape[0]}, but q has {batch}")
-    _check_lengths("key_lengths", key_lengths, batch, room)
-    if page_table is not None:
-        _check_pages(page_table, key_lengths, k_cache)
+    _check_lengths("key_lengths", key_lengths, batch)
     layout = Layout(None, None, None, key_lengths, key_lengths - queries, page_table)
     bias = _bias(bias, key_lengths, batch, heads, q)
     return _call(q, k_cache, v_cache, scale, bias, alibi_slopes, layout, _context(True, None, left_context, None))
@@ -313,32 +314,45 @@ def _check_shape(name: str, integers: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: {integers.dtype} of shape {tuple(integers.shape)}, expected integers {shape}")
 
 
-def _check_pages(page_table: Tensor, key_lengths: Tensor, cache: Tensor) -> None:
-    if page_table.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    pages, size = cache.shape[0], max(cache.shape[2], 1)
-    used = page_table[torch.arange(page_table.shape[1]) * size < key_lengths.cpu()[:, None]]
-    low, high = map(int, used.aminmax()) if used.numel() else (0, -1)
-    if low < 0 or high >= pages:
-        raise ValueError(f"page_table: pages {low} to {high}, but k_cache has {pages}")
+def _check_lengths(name: str, lengths: Tensor | None, count: int) -> None:
+    if lengths is not None:
+        _check_shape(name, lengths, (count,))
 
 
-def _check_lengths(name: str, lengths: Tensor | None, count: int, limit: int | None) -> None:
-    if lengths is None:
-        return
-    _check_shape(name, lengths, (count,))
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
-        return  # a look at the values would wait for the device
-    if count and (lengths.min() < 0 or (limit is not None and lengths.max() > limit)):
-        raise ValueError(
-            f"{name}: {lengths.tolist()} must lie between 0 and {limit if limit is not None else 'the end'}"
-        )
-
-
-def _check_cumulative(name: str, cu: Tensor, total: int) -> None:
-    if cu.dim() != 1 or len(cu) < 2 or cu.is_floating_point():
+def _check_cumulative(name: str, cu: Tensor) -> None:
+    if cu.dim() != 1 or cu.shape[0] < 2 or cu.is_floating_point():
         raise ValueError(f"{name}: {cu.dtype} of shape {tuple(cu.shape)}, expected N + 1 integers")
-    if cu.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any():
-        raise ValueError(f"{name}: {cu.tolist()} must rise from 0 to {total}")
+
+
+def _check_values(q: Tensor, k: Tensor, layout: Layout) -> None:
+    """Check what says where queries and keys lie, inside the op: a compiled graph has the values only there.
+
+    On a device, to look at them would be to wait for it; the kernels there take what is beyond for missing.
+    """
+    pages = layout.page_table
+    keys = k.shape[2] * (1 if pages is None else pages.shape[1])
+    for name, lengths, limit in (
+        ("query_lengths", layout.query_lengths, q.shape[2]),
+        ("key_lengths", layout.key_lengths, keys),
+    ):
+        if _known(lengths) and not _within(lengths, 0, limit):
+            raise ValueError(f"{name}: {lengths.tolist()} must lie between 0 and {limit}")
+    for name, cu, total in (("cu_queries", layout.cu_queries, q.shape[2]), ("cu_keys", layout.cu_keys, k.shape[2])):
+        if _known(cu) and (cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any()):
+            raise ValueError(f"{name}: {cu.tolist()} must rise from 0 to {total}")
+    if _known(pages) and layout.key_lengths is not None:
+        begins = torch.arange(pages.shape[1]) * k.shape[2]
+        used = pages[begins < layout.key_lengths.cpu()[:, None]]
+        if not _within(used, 0, k.shape[0] - 1):
+            raise ValueError(f"page_table: pages {used.min()} to {used.max()}, but k_cache has {k.shape[0]}")
+
+
+def _known(integers: Tensor | None) -> TypeGuard[Tensor]:
+    return integers is not None and integers.device.type == "cpu"
+
+
+def _within(integers: Tensor, low: int, high: int) -> bool:
+    if not integers.numel():
+        return True
+    least, most = integers.aminmax()
+    return low <= int(least) and int(most) <= high
