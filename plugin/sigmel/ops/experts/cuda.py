@@ -315,7 +315,7 @@ def _grad_bias(
         weight = 1.0
         if gates is not None:
             choices = tl.load(order + rows, mask=rows < end, other=0)
-            weight = tl.load(gates + choices).to(tl.float32)[:, None]
+            weight = tl.load(gates + choices, mask=rows < end, other=0.0).to(tl.float32)[:, None]
             from_rows = choices // CHOICES
         else:
             from_rows = rows
