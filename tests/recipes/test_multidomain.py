@@ -229,3 +229,10 @@ def test_compare_refuses_wrong_options(recipe, options, message):
     assert status == 2
     assert message in errors
     assert not (recipe / "data").exists()
+
+
+def test_compare_says_how_it_is_used(recipe):
+    status, output, _ = finish(recipe / "compare.sh", "--help")
+    assert status == 0
+    assert "Usage: ./compare.sh" in output
+    assert "set -euo" not in output

@@ -115,7 +115,7 @@ def test_wrong_options_are_refused_before_anything_is_made(egs, corpus, options,
     assert sorted(recipe.rglob("*")) == before
 
 
-@pytest.mark.parametrize("corpus", ["an4", "espeak_commands", "fsdd"])
+@pytest.mark.parametrize("corpus", ["an4", "espeak_commands", "espeak_multidomain", "fsdd"])
 def test_help_is_the_comment_at_the_top(egs, corpus):
     status, output, _ = finish(egs / corpus / "asr1", "--help")
     assert status == 0
