@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from nemo.core.classes.common import Serialization
 from torch.distributed.tensor.experimental import implicit_replication
 
 from sigmel.errors import SigmelError
@@ -20,7 +21,7 @@ from sigmel.layers.expert_parallel import (
 )
 
 
-class ExpertParallel(Callback):
+class ExpertParallel(Callback, Serialization):  # of other callbacks NeMo builds none from YAML but its own
     """Spreads the experts over processes while a model is fitted; see `sigmel.layers.expert_parallel`.
 
     Checkpoints are whole, as of one process: they load at any number of processes, with this callback or without, and
