@@ -199,7 +199,7 @@ def test_the_comparison_runs_every_system_and_reads_what_each_made(recipe, tmp_p
             for test_set in ("test", "ood_fast"):
                 (exp / f"score/{test_set}/per_utt.jsonl").write_text(json.dumps(row) + "\n")
             (exp / "train.json").write_text('{"steps": 4, "params_total": 2, "params_active": 1}')
-            (exp / "metrics.csv").write_text("step,train_loss\n4,1.0\n")
+            (exp / "metrics.csv").write_text("step,train_loss,aux_loss\n4,1.0,0\n")
             tables = {"layers": [{"relative_entropy": 1.0}], "robustness": []}
             tables["overlap"] = [{"layer": 1, "other": 2, "cramers_v": 0.5, "jaccard": None}]
             (exp / "routing").mkdir()

@@ -62,13 +62,18 @@ for routing in switch omni path:2 path:4; do
     "$python" -m sigmel.cli routing "$exp/model.nemo" "$data/test.jsonl" --output "$exp/routing"
 done
 
-systems=()
+systems=() pairs=()
 for routing in "${routings[@]}"; do
   systems+=(--system "$routing" $(every_seed "$size" "$routing"))
+  [ "$routing" = dense ] || pairs+=(--pair "$routing" dense)
 done
 systems+=(--system "dense, further" $(every_seed "$further" dense))
 systems+=(--system "dense to omni" $(every_seed "$further" omni))
+for routing in omni path:2 path:4; do
+  pairs+=(--pair "$routing" switch)
+done
+pairs+=(--pair "dense to omni" "dense, further")
 rm -rf "$comparison" # made of the above in seconds
 run_stage 3 comparison "$comparison" \
-  "$python" -m sigmel.cli compare "${systems[@]}" --baseline dense --baseline switch --baseline "dense, further" \
+  "$python" -m sigmel.cli compare "${systems[@]}" "${pairs[@]}" \
   --step-time "exp/step_time_$size.json" --output "$comparison" "${readme[@]}"

@@ -41,7 +41,7 @@ class System:
         errors: by test set, (S, U) word errors of the S seeds in each of U utterances.
         words: by test set, (U,) words of the references.
         ids: by test set, the utterances.
-        train_loss: of each seed, at the end.
+        train_loss: of each seed, at the end; what routers add to it, for their load, is left out.
         facts: ``train.json`` of the first seed.
         routing: ``routing.json`` of the first seed, where `sigmel routing` has made one.
     """
@@ -96,11 +96,12 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
 
 
 def final_loss(metrics: Path) -> float:
-    """The mean training loss of the last `LOSS_STEPS` steps in a ``metrics.csv``."""
+    """The mean training loss of the last `LOSS_STEPS` steps in a ``metrics.csv``, without that of the routers."""
     with metrics.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train_loss"]]
     last = int(rows[-1]["step"])
-    return statistics.fmean(float(row["train_loss"]) for row in rows if int(row["step"]) > last - LOSS_STEPS)
+    losses = [(int(row["step"]), float(row["train_loss"]) - float(row["aux_loss"] or 0)) for row in rows]
+    return statistics.fmean(loss for step, loss in losses if step > last - LOSS_STEPS)
 
 
 class Rate(NamedTuple):
@@ -157,17 +158,19 @@ def _draw(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.multinomial(count, np.full(count, 1 / count), size=REPLICATIONS).astype(np.float64)
 
 
-def compare(systems: Sequence[System], baselines: Sequence[str], in_domain: str, step_time: dict[str, float]) -> dict:
+def compare(
+    systems: Sequence[System], pairs: Sequence[tuple[str, str]], in_domain: str, step_time: dict[str, float]
+) -> dict[str, Any]:
     """Everything that the tables show, ready for JSON.
 
     Args:
         systems: all with the same test sets.
-        baselines: names of those that the others are compared with.
+        pairs: (system, baseline), which differences to look at.
         in_domain: the test set that is no other domain than training.
         step_time: by system, milliseconds of a training step.
 
     Raises:
-        SigmelError: systems with other sets or utterances, or a baseline or set that is not there.
+        SigmelError: systems with other sets or utterances, or a pair or set that is not there.
     """
     first = systems[0]
     for system in systems[1:]:
@@ -176,8 +179,8 @@ def compare(systems: Sequence[System], baselines: Sequence[str], in_domain: str,
     if in_domain not in first.ids:
         raise SigmelError(f"--in-domain: no set {in_domain}; there are {', '.join(first.ids)}")
     by_name = {system.name: system for system in systems}
-    if strangers := [name for name in baselines if name not in by_name]:
-        raise SigmelError(f"--baseline: no system {strangers[0]}; there are {', '.join(by_name)}")
+    if strangers := [name for pair in pairs for name in pair if name not in by_name]:
+        raise SigmelError(f"--pair: no system {strangers[0]}; there are {', '.join(by_name)}")
     outside = [name for name in first.ids if name != in_domain]
     sets = {in_domain: [in_domain], AVERAGE: outside} | {name: [name] for name in outside}
     found: dict[str, Any] = {"in_domain": in_domain, "sets": list(sets), "systems": [], "differences": []}
@@ -195,12 +198,9 @@ def compare(systems: Sequence[System], baselines: Sequence[str], in_domain: str,
         for system in systems
         for name, members in sets.items()
     }
-    for baseline, system in itertools.product(baselines, systems):
-        if system.name != baseline:
-            for name in sets:
-                row = {"system": system.name, "baseline": baseline, "set": name}
-                change = difference(rates[system.name, name], rates[baseline, name])
-                found["differences"].append(row | asdict(change))
+    for (one, other), name in itertools.product(pairs, sets):
+        change = difference(rates[one, name], rates[other, name])
+        found["differences"].append({"system": one, "baseline": other, "set": name} | asdict(change))
     return found | {"environment": environment()}
 
 
@@ -232,7 +232,7 @@ def routing_summary(report: dict[str, Any] | None) -> dict[str, Any] | None:
 def tables(found: dict[str, Any]) -> str:
     """The tables of a comparison, in Markdown."""
     made_with = ", ".join(f"{name} {value}" for name, value in found["environment"].items())
-    parts = [_systems_table(found), *_differences_tables(found), _sets_table(found), _routing_table(found)]
+    parts = [_systems_table(found), _differences_table(found), _sets_table(found), _routing_table(found)]
     return "\n\n".join([part for part in parts if part] + [f"Environment: {made_with}."])
 
 
@@ -261,20 +261,14 @@ def _shown(spread: dict[str, Any], digits: int) -> str:
     return f"{spread['mean']:.{digits}f}{sd}"
 
 
-def _differences_tables(found: dict[str, Any]) -> list[str]:
-    shown = []
-    for baseline in dict.fromkeys(row["baseline"] for row in found["differences"]):
-        body: dict[str, list[str]] = {}
-        for row in found["differences"]:
-            if row["baseline"] == baseline and row["set"] in (found["in_domain"], AVERAGE):
-                cells = [
-                    f"{row['change']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})",
-                    f"{100 * row['better']:.0f}",
-                ]
-                body.setdefault(row["system"], []).extend(cells)
-        header = [f"Against {baseline}, %", "WER in domain", "better", f"WER {AVERAGE}", "better"]
-        shown.append(markdown_table(header, [[name, *cells] for name, cells in body.items()]))
-    return shown
+def _differences_table(found: dict[str, Any]) -> str:
+    body: dict[str, list[str]] = {}
+    for row in found["differences"]:
+        if row["set"] in (found["in_domain"], AVERAGE):
+            cells = [f"{row['change']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})", f"{100 * row['better']:.0f}"]
+            body.setdefault(f"{row['system']} against {row['baseline']}", []).extend(cells)
+    header = ["Relative difference, %", "WER in domain", "better", f"WER {AVERAGE}", "better"]
+    return markdown_table(header, [[name, *cells] for name, cells in body.items()])
 
 
 def _sets_table(found: dict[str, Any]) -> str:
@@ -336,7 +330,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "DIR"),
         help="a system and its experiments, one a seed; give it for each system",
     )
-    parser.add_argument("--baseline", action="append", default=[], help="a system to compare the others with")
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("SYSTEM", "BASELINE"),
+        help="a difference to look at; give it for each. Default: of each system from the first one",
+    )
     parser.add_argument("--in-domain", default="test", help="the set that is no other domain (default: %(default)s)")
     parser.add_argument("--step-time", type=Path, help="JSON, milliseconds of a training step by system")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results; must not exist yet")
@@ -349,7 +349,9 @@ def run(args: argparse.Namespace) -> int:
         raise SigmelError(f"--system {short[0]}: names no experiment")
     systems = [read_system(name, list(map(Path, folders))) for name, *folders in args.system]
     step_time = json.loads(args.step_time.read_text()) if args.step_time else {}
-    found = compare(systems, args.baseline or [systems[0].name], args.in_domain, step_time)
+    first, *others = (system.name for system in systems)
+    pairs = args.pair or [(name, first) for name in others]
+    found = compare(systems, pairs, args.in_domain, step_time)
     text = tables(found)
     with atomic_dir(args.output) as folder:
         (folder / "comparison.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
