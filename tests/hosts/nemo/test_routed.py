@@ -117,7 +117,8 @@ def test_what_needs_no_host_is_the_same_with_it(trained, audio):
         with pytest.raises(NeedsHost, match="target is 'nemo"):
             recogniser.load_recogniser(Path(trained.path))
         return
-    plain, ours = recogniser.load_recogniser(Path(trained.path)), NeMoRecogniser(trained.model.eval())  # others have trained it
+    trained.model.eval()  # other tests share it
+    plain, ours = recogniser.load_recogniser(Path(trained.path)), NeMoRecogniser(trained.model)
     one, other = plain(*audio), ours(*audio)
     torch.testing.assert_close(one.hidden, other.hidden, atol=1e-4, rtol=1e-4)
     assert torch.equal(plain.tokens(one.hidden), ours.tokens(other.hidden))
