@@ -5,7 +5,7 @@
 #
 # Usage: ./compare.sh [--size tiny|quick] [--seeds N] [--jobs N] [--fsdd_dir DIR] [--python PYTHON]
 #
-# --size quick takes ten minutes on two CPU cores and shows that everything runs; its figures mean nothing. tiny (the
+# --size quick takes six minutes on two CPU cores and shows that everything runs; its figures mean nothing. tiny (the
 # default) takes some two hours. --seeds: how many (default: 5; quick: 1). --jobs: trainings at a time, one thread each
 # (default: 2). What is there is not made again, so a killed comparison goes on where it stopped. It makes exp/ and
 # comparison/, with the tables and the plot that README.md shows; quick makes exp/comparison_quick/ instead.
