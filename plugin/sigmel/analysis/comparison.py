@@ -21,6 +21,7 @@ import numpy as np
 
 from sigmel.analysis.plots import load_pyplot
 from sigmel.analysis.results import environment, markdown_table, put_between
+from sigmel.analysis.scoring import read_utterances
 from sigmel.data.atomic import atomic_dir
 from sigmel.errors import SigmelError
 
@@ -63,7 +64,7 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
     """Read what a recipe left in the folders of a system, one a seed.
 
     Raises:
-        SigmelError: a folder is not complete, or the seeds were tested on different utterances.
+        SigmelError: a folder is not complete, a file in it cannot be read, or the seeds were tested on different utterances.
     """
     errors: dict[str, list[list[int]]] = {}
     words: dict[str, list[int]] = {}
@@ -74,7 +75,7 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
         if not scored or not (folder / "train.json").exists():
             raise SigmelError(f"{folder}: has no train.json or nothing in score/; train and score it first")
         for path in scored:
-            rows, test_set = [json.loads(line) for line in path.open(encoding="utf-8")], path.parent.name
+            rows, test_set = read_utterances(path), path.parent.name
             found = [row["id"] for row in rows]
             if ids.setdefault(test_set, found) != found:
                 raise SigmelError(f"{path}: other utterances than those of {folders[0]}; score the same set")

@@ -177,8 +177,12 @@ def _trn_id(row: dict[str, Any]) -> str:
     return "(" + re.sub(r"[\s()]", "_", f"{speaker}-{row['id']}") + ")"
 
 
-def _read(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
-    """Read JSON lines that must have ``fields``, and ``id`` only once each."""
+def read_utterances(path: Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Read JSON lines that must have texts in ``fields``, and each ``id`` only once.
+
+    Raises:
+        SigmelError: naming the line: it is no JSON, lacks a field or repeats an id; or the file is empty.
+    """
     rows = []
     seen: set[str] = set()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -200,7 +204,7 @@ def _read(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
 
 def _with_references(rows: list[dict[str, Any]], manifest: Path, file: Path) -> list[dict[str, Any]]:
     """Return the manifest's rows with the hypotheses of ``rows``; say which have none."""
-    references = _read(manifest, ["text"])
+    references = read_utterances(manifest, ["text"])
     hypotheses = {row["id"]: row["pred_text"] for row in rows}
     texts, missing = pair_up({row["id"]: row["text"] for row in references}, hypotheses)
     if missing:
@@ -252,7 +256,7 @@ def run(args: argparse.Namespace) -> int:
     found = []
     with atomic_dir(args.output) as folder:
         for file in files:
-            rows = _read(file, ["pred_text"] if args.reference else ["text", "pred_text"])
+            rows = read_utterances(file, ["pred_text"] if args.reference else ["text", "pred_text"])
             if args.reference:
                 rows = _with_references(rows, args.reference, file)
             (folder / file.stem).mkdir()

@@ -71,7 +71,8 @@ class Job(NamedTuple):
     set: str
     domain: str
     text: str
-    recordings: tuple[str, ...]  # names
+    speaker: str  # empty: eSpeak NG
+    recordings: tuple[str, ...]  # names; empty: eSpeak NG
     seed: tuple[int, ...]
 
 
@@ -171,7 +172,7 @@ def plan(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> d
             text = commands.unused_sentence(rng, parts, used, rules)
             if name != "train":
                 used.add(text)
-            found.append(Job(f"{name}-{domain}-{number:05d}", name, domain, text, (), (*seed, number)))
+            found.append(Job(f"{name}-{domain}-{number:05d}", name, domain, text, "", (), (*seed, number)))
         return found
 
     for index, (name, size) in enumerate(sizes.items()):
@@ -216,7 +217,7 @@ def every_digit(name: str, recordings: Sequence[Recording], speaker: str, seed: 
 def _string(name: str, number: int, string: Sequence[Recording], seed: tuple[int, ...]) -> Job:
     text = " ".join(fsdd.WORDS[recording.digit] for recording in string)
     recordings = tuple(recording.name for recording in string)
-    return Job(f"{name}-digits-{number:05d}", name, "digits", text, recordings, (*seed, number))
+    return Job(f"{name}-digits-{number:05d}", name, "digits", text, string[0].speaker, recordings, (*seed, number))
 
 
 # --- the sound
@@ -227,7 +228,7 @@ def make(context: Context, job: Job) -> Utterance:
     rng = np.random.default_rng(job.seed)
     extra: dict[str, object] = {"domain": job.domain}
     if job.recordings:
-        speaker = Path(job.recordings[0]).stem.split("_")[1]
+        speaker = job.speaker
         train = job.set == "train"
         samples = fsdd.join([context.samples[name] for name in job.recordings], rng, loose=train)
         if train:
