@@ -64,7 +64,7 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
     """Read what a recipe left in the folders of a system, one a seed.
 
     Raises:
-        SigmelError: a folder is not complete, a file in it cannot be read, or the seeds were tested on different utterances.
+        SigmelError: a folder is not complete, a file cannot be read, or the seeds were tested on different utterances.
     """
     errors: dict[str, list[list[int]]] = {}
     words: dict[str, list[int]] = {}
