@@ -39,6 +39,7 @@ class Setting(NamedTuple):
         return module.to(self.device, self.dtype).eval()
 
 
+LAYERS = 12  # of a streaming step
 CPU = Setting(512, 2048, 2000, "cpu", torch.float32, 1e-4)
 CUDA = Setting(1024, 4096, 16384, "cuda", torch.bfloat16, 5e-2)
 
@@ -148,22 +149,24 @@ def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
 
 def few_frames(frames: int, repeats: int) -> list[Row]:
     """A streaming step of so many frames, through layers whose weights do not fit into a cache together."""
-    layers = [make(8, CPU) for _ in range(4)]
+    layers = [make(8, CPU) for _ in range(LAYERS)]
     denses = [dense(CPU) for _ in layers]
-    x, chosen, gates = choose(frames, 8, CPU)
-    touched = chosen.unique().tolist()
-    case = f"{frames} frames, {len(touched)} of 8 experts chosen, 4 layers"
-    ours: Work = lambda: [expert_mlp(x, chosen, gates, *weights, "relu") for weights in layers]  # noqa: E731
+    x, _, gates = choose(frames, 8, CPU)
+    choices = [choose(frames, 8, CPU)[1] for _ in layers]
+    read = [
+        w[e] for (w1, _, w2, _), chosen in zip(layers, choices, strict=True) for e in chosen.unique() for w in (w1, w2)
+    ]
+    case = f"{frames} frames, {LAYERS} layers, {len(read) / 2 / LAYERS:.1f} of 8 experts chosen"
+
+    def ours() -> list[Tensor]:
+        return [
+            expert_mlp(x, chosen, gates, *weights, "relu") for chosen, weights in zip(choices, layers, strict=True)
+        ]
+
     with torch.no_grad():
         return [
             compare(case, ours, "dense", lambda: [plain(x) for plain in denses], repeats),
-            compare(
-                case,
-                ours,
-                "their weights read once (sum)",
-                lambda: [weight[e].sum() for w1, _, w2, _ in layers for weight in (w1, w2) for e in touched],
-                repeats,
-            ),
+            compare(case, ours, "their weights read once (sum)", lambda: [w.sum() for w in read], repeats),
         ]
 
 
