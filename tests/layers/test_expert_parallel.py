@@ -31,6 +31,7 @@ from sigmel.models.encoder import OmniRouterEncoder
 LENGTHS = [37, 22, 9, 30, 12, 33, 24, 16]  # of the whole batch; two utterances for each of four processes
 TINY = {"input_size": 8, "d_model": 16, "num_layers": 2, "num_heads": 2, "subsampling_channels": 4, "conv_kernel": 5}
 TINY |= {"ff_size": 32, "experts": 4, "dropout": 0.0, "jitter": 0.0, "load_balance_weight": 0.1, "z_loss_weight": 0.01}
+TINY |= {"gradient_sharing": 0.3}
 
 
 class Recogniser(nn.Module):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from sigmel.errors import SigmelError
@@ -145,6 +146,33 @@ def test_copies_of_a_dense_feed_forward_are_the_dense_feed_forward():
     u = torch.randn(2, 5, 6)
     y, _ = experts(u, Router(6, 3, normalize_gates=True), torch.ones(2, 5, dtype=torch.bool))
     torch.testing.assert_close(y, dense(u))
+
+
+def gradients(sharing, compiled=False):
+    torch.manual_seed(0)
+    layer, u, valid = ExpertFeedForward(6, 12, 4, "silu", sharing), torch.randn(2, 9, 6), torch.ones(2, 9).bool()
+    router = Router(6, 4)
+    nn.init.normal_(router.linear.weight)
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
+    y, _ = run(u, router, valid)
+    assert torch.equal(y, layer.eval()(u, router, valid)[0])
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(y.square().sum(), parameters), strict=True))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("sharing", [0.25, 1.0])
+def test_experts_share_a_part_of_their_gradients(sharing, compiled):
+    shared = gradients(sharing, compiled)
+    for name, own in gradients(0.0).items():
+        assert not torch.equal(own[0], own[1])
+        torch.testing.assert_close(shared[name], sharing * own.mean(0, keepdim=True) + (1 - sharing) * own)
+
+
+@pytest.mark.parametrize("sharing", [-0.1, 1.5])
+def test_a_share_is_between_0_and_1(sharing):
+    with pytest.raises(SigmelError, match=f"gradient_sharing: {sharing} must be from 0 to 1"):
+        ExpertFeedForward(6, 12, 4, "silu", sharing)
 
 
 def test_frames_that_are_padding_come_out_as_zero():

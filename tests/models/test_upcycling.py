@@ -5,7 +5,7 @@ import torch
 
 from sigmel.errors import SigmelError
 from sigmel.models.encoder import OmniRouterEncoder
-from sigmel.models.upcycling import upcycle
+from sigmel.models.upcycling import UPCYCLED, upcycle
 
 TINY = {"input_size": 8, "d_model": 16, "num_layers": 4, "num_heads": 2, "subsampling_channels": 4, "conv_kernel": 5}
 
@@ -13,7 +13,7 @@ TINY = {"input_size": 8, "d_model": 16, "num_layers": 4, "num_heads": 2, "subsam
 def dense_and_upcycled(routing, **options):
     torch.manual_seed(0)
     dense = OmniRouterEncoder(**TINY, **options, routing="dense").eval()
-    experts = OmniRouterEncoder(**TINY, **options, **routing, normalize_gates=True).eval()
+    experts = OmniRouterEncoder(**TINY, **options, **routing, **UPCYCLED).eval()
     experts.load_state_dict(upcycle(dense.state_dict(), **routing))
     return dense, experts
 

@@ -41,7 +41,7 @@ if [ -n "$start" ]; then
     run_stage 3 upcycle "$exp/start.nemo" \
       "$python" -m sigmel.cli upcycle "$start" --experts 4 --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
     start=$exp/start.nemo
-    train_command+=(model.encoder.normalize_gates=true)
+    train_command+=(model.encoder.normalize_gates=true model.encoder.gradient_sharing=0.9)
   fi
   train_command+=(+init_from_nemo_model="$start")
 fi

@@ -23,7 +23,7 @@ from sigmel.data.atomic import atomic_path
 from sigmel.errors import SigmelError
 from sigmel.models.checkpoint import NEMO_ENCODER, readable
 from sigmel.models.espnet_options import ACTIVATIONS, ROUTED
-from sigmel.models.upcycling import OURS, Stack, upcycle
+from sigmel.models.upcycling import OURS, UPCYCLED, Stack, upcycle
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
 
     def change(config: Config, state: State) -> State:
         try:
-            stack = encoder_of(config, options | {"normalize_gates": True})
+            stack = encoder_of(config, options | UPCYCLED)
             return upcycle(state, stack, **options, seed=args.seed)
         except SigmelError as error:
             raise SigmelError(f"{args.source}: {error}") from error

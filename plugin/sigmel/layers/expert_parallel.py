@@ -146,19 +146,23 @@ class ParallelExpertFeedForward(ExpertFeedForward):
 
         rows = all_to_all_single_autograd(x[order // experts.shape[1]], incoming, outgoing, group)
         own = torch.arange(received.shape[1], device=x.device).repeat(shares).repeat_interleave(received.flatten())
-        w1, b1, w2, b2 = map(self._share, (self.w1, self.b1, self.w2, self.b2))
+        w1, b1, w2, b2 = self._weights()
         rows = expert_mlp(rows, own[:, None], gates.new_ones(len(own), 1), w1, b1, w2, b2, self.activation)
         rows = all_to_all_single_autograd(rows, outgoing, incoming, group)
 
         rows = rows * gates.flatten()[order, None].to(rows.dtype)
         return rows.new_zeros(flat.shape[0], x.shape[1]).index_copy(0, order, rows).unflatten(0, experts.shape).sum(1)
 
-    def _share(self, weight: Tensor) -> Tensor:
+    def _own(self, weight: Tensor) -> Tensor:
         """This process's experts of a parameter, whose gradient becomes the mean over processes."""
         share = cast(DTensor, weight).to_local()
         if share.requires_grad:
             share.register_hook(partial(_mean_gradient, self.mesh))
         return share
+
+    def _mean(self, grads: Tensor) -> Tensor:
+        """See ExpertFeedForward; the processes have equally many experts."""
+        return _sum(self.mesh, range(self.mesh.ndim - 1, self.mesh.ndim), super()._mean(grads)) / self.mesh.size(-1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """See nn.Module; whole tensors are spread as the parameters are."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,13 +46,20 @@ class ExpertFeedForward(nn.Module):
         ff_size: F, of one expert.
         num_experts: E.
         activation: see `FeedForward`.
+        gradient_sharing: 0 to 1, how much of the gradient of an expert is the mean of all experts' gradients; the
+            rest is its own. An expert sees but one of E frames: what experts have in common is learned from all
+            frames so, as by a dense feed-forward, and they differ by what is left. It is for experts that begin as
+            copies, see `sigmel.models.upcycling`; with 1 they would stay copies. Default: 0.
     """
 
-    def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str):
+    def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str, gradient_sharing: float = 0.0):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        if not 0 <= gradient_sharing <= 1:
+            raise SigmelError(f"gradient_sharing: {gradient_sharing} must be from 0 to 1")
         self.activation = activation
+        self.gradient_sharing = gradient_sharing
         inner = inner_size(ff_size, activation)
         self.w1 = nn.Parameter(torch.empty(num_experts, inner, d_model))
         self.b1 = nn.Parameter(torch.empty(num_experts, inner))
@@ -69,8 +79,37 @@ class ExpertFeedForward(nn.Module):
 
     def mlp(self, x: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
         """(N, D) from frames (N, D), their experts (N, K), of which -1 is none, and gates (N, K)."""
-        return expert_mlp(x, experts, gates, self.w1, self.b1, self.w2, self.b2, self.activation)
+        w1, b1, w2, b2 = self._weights()
+        return expert_mlp(x, experts, gates, w1, b1, w2, b2, self.activation)
+
+    def _weights(self) -> list[Tensor]:
+        """w1, b1, w2, b2 as `expert_mlp` is to use them."""
+        weights = [self._own(weight) for weight in (self.w1, self.b1, self.w2, self.b2)]
+        if self.training and self.gradient_sharing:
+            weights = [_SharedGradient.apply(weight, self.gradient_sharing, self._mean) for weight in weights]
+        return weights
+
+    def _own(self, weight: Tensor) -> Tensor:
+        """Those of a parameter's experts that are here: all."""
+        return weight
+
+    def _mean(self, grads: Tensor) -> Tensor:
+        """(1, ...) mean over all experts of what there is for each expert that is here."""
+        return grads.mean(0, keepdim=True)
 
     def idle_parameters(self, top_k: int) -> int:
         """How many of the parameters a frame that goes to `top_k` experts does not use."""
         return sum(p.numel() // p.shape[0] * (p.shape[0] - top_k) for p in self.parameters())
+
+
+class _SharedGradient(torch.autograd.Function):
+    """The weights of experts, whose gradients become those of `ExpertFeedForward`'s `gradient_sharing`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, share: float, mean: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.share, ctx.mean = share, mean
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return torch.lerp(grad, ctx.mean(grad), ctx.share), None, None

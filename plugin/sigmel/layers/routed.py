@@ -45,6 +45,7 @@ class RoutedFeedForward(nn.Module):
         router: the layer's router. The encoder owns it, so that a shared one is saved once.
         pads: transform frames of padding, too, as the dense feed-forward does: for a host whose frames see those of
             padding beside them. They never count in the loss of the routers. Default: False, they come out as zero.
+        gradient_sharing: see `sigmel.layers.experts.ExpertFeedForward`.
 
     Attributes:
         pad_mask: (B, T) bool, true at padding; the encoder sets it before each call. None: there is no padding.
@@ -52,11 +53,18 @@ class RoutedFeedForward(nn.Module):
     """
 
     def __init__(
-        self, dense: nn.Module, linears: tuple[str, str], activation: str, router: Router, pads: bool = False
+        self,
+        dense: nn.Module,
+        linears: tuple[str, str],
+        activation: str,
+        router: Router,
+        pads: bool = False,
+        gradient_sharing: float = 0.0,
     ):
         super().__init__()
         first = cast(nn.Linear, getattr(dense, linears[0]))
-        self.experts = ExpertFeedForward(first.in_features, first.out_features, router.num_experts, activation)
+        sizes = first.in_features, first.out_features, router.num_experts
+        self.experts = ExpertFeedForward(*sizes, activation, gradient_sharing)
         self.linears = linears
         self.pads = pads
         self._router = (router,)  # inside a tuple it is no submodule of this layer

@@ -101,6 +101,8 @@ class OmniRouterEncoder(nn.Module):
         z_loss_weight: weight of the router z-loss, summed over layers. Default: 0.
         normalize_gates: divide the gates by their sum, so that experts that are copies of one feed-forward give what
             it gives; see `sigmel.models.upcycling`. Default: False.
+        gradient_sharing: 0 to 1, how much of an expert's gradient is the mean over the experts of its layer, see
+            `sigmel.layers.experts.ExpertFeedForward`. Default: 0.
         chunk_size: encoder frames that see each other; 1 is causal, None the full context. Default: None.
         left_context: encoder frames before its chunk that a frame sees; None is all. Default: None.
 
@@ -136,6 +138,7 @@ class OmniRouterEncoder(nn.Module):
         load_balance_weight: float = 0.01,
         z_loss_weight: float = 0.0,
         normalize_gates: bool = False,
+        gradient_sharing: float = 0.0,
         chunk_size: int | None = None,
         left_context: int | None = None,
     ):
@@ -192,7 +195,7 @@ class OmniRouterEncoder(nn.Module):
             feed_forward: FeedForward | ExpertFeedForward
             if layer in self.router_of_layer:
                 router = cast(Router, self.routers[self.router_of_layer[layer]])
-                feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation)
+                feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation, gradient_sharing)
             else:
                 feed_forward = FeedForward(d_model, ff_size, activation, dropout)
             where = POSITIONS[positions](d_model, num_heads)

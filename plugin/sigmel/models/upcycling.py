@@ -4,7 +4,9 @@ Every expert is a copy of the layer's dense feed-forward, only the routers are n
 a frame sum to 1, so that the outputs are those of the dense encoder at first. The experts come to differ because each
 sees other frames: a new router sends frames to experts by chance, but like frames alike, and the load-balancing loss
 keeps all of them in use. The router is taught by the main loss from the first step on, since the sum of the gates
-counts as a constant in its gradient, see `sigmel.layers.routing.Router`.
+counts as a constant in its gradient, see `sigmel.layers.routing.Router`. With `gradient_sharing` experts learn most
+from all frames, as the dense feed-forward would; without it the model falls behind the dense one at first, as each
+expert sees but one of E frames.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from torch import Tensor
 from sigmel.errors import SigmelError
 from sigmel.layers.routed import expert_copies
 from sigmel.layers.routing import build_routers, parse_expert_layers
+
+
+# What an encoder with experts that begin as copies is built with, besides its routing.
+UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.9}
 
 
 class Stack(NamedTuple):
@@ -51,7 +57,7 @@ def upcycle(
 ) -> dict[str, Tensor]:
     """The parameters of a dense encoder, given experts; see the head of this module.
 
-    They are those of the encoder that is built with these options and `normalize_gates: True`.
+    They are those of the encoder that is built with these options and those of `UPCYCLED`.
 
     Args:
         state: the dense encoder's; other parameters are kept as they are.

@@ -13,9 +13,11 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from sigmel import SigmelError
 from sigmel.cli import main
 from sigmel.hosts.espnet import OmniRouterConformerEncoder
+from sigmel.layers.experts import ExpertFeedForward
 from sigmel.layers.masks import valid_frames
 from sigmel.layers.routing import auxiliary_loss
 from sigmel.models.encoder import parameter_counts
+from sigmel.models.upcycling import UPCYCLED
 
 OURS = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32, "subsampling": "stack", "routing": "dense"}
 STOCK = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 2, "cnn_module_kernel": 5}
@@ -125,6 +127,8 @@ def test_it_is_the_dense_model_at_first(encoder, conf, options, saved):
     before, after = restored(dense), restored(moe)
     torch.testing.assert_close(outputs(after), outputs(before), atol=1e-5, rtol=1e-5)
     assert type(restored(moe)).__name__ == "SigmelASRModel"
+    experts = [module for module in restored(moe).modules() if isinstance(module, ExpertFeedForward)]
+    assert [layer.gradient_sharing for layer in experts] == [UPCYCLED["gradient_sharing"]] * len(experts) != []
 
 
 def test_it_is_the_dense_model_in_streaming(saved):
@@ -162,7 +166,9 @@ def test_it_trains_on(encoder, conf, routed, saved, corpus, tmp_path):
     dense = saved(encoder, conf)
     moe = upcycled(dense, "--experts", "3")
     options = ["--model", "sigmel_asr", "--encoder", routed, "--encoder_conf", "routing=omni"]
-    options += ["--encoder_conf", "experts=3", "--encoder_conf", "normalize_gates=true"]
+    options += ["--encoder_conf", "experts=3"]
+    for option, value in UPCYCLED.items():
+        options += ["--encoder_conf", f"{option}={str(value).lower()}"]
     train(corpus, tmp_path / "exp", "--config", dense.with_name("train.yaml"), "--init_param", moe, *options)
     state = torch.load(moe)
     trained = torch.load(tmp_path / "exp/1epoch.pth")

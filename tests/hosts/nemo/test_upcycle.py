@@ -10,6 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import train
+from sigmel.models.upcycling import UPCYCLED
 
 pytestmark = pytest.mark.xdist_group("nemo")
 
@@ -113,6 +114,7 @@ def test_it_trains_on_and_is_saved(stock, ours, conformer_config, saved, trainer
     training.fit(model)
     layer = model.encoder.layers[0].feed_forward2 if stock else model.encoder.core.blocks[0].feed_forward
     experts = layer.experts if stock else layer
+    assert experts.gradient_sharing == UPCYCLED["gradient_sharing"]
     assert not torch.equal(experts.w1[0], experts.w1[1])
     model.save_to(str(tmp_path / "trained.nemo"))
     assert torch.equal(outputs(restored(str(tmp_path / "trained.nemo"))), outputs(model.eval()))
@@ -167,7 +169,7 @@ def training(model_config, tmp_path):
 def test_a_training_begins_with_every_weight_of_a_file(experts, ours, saved, training, tmp_path, capsys):
     path, options = saved(ours(**DENSE)), DENSE
     if experts:
-        path, options = upcycled(path, "--experts", "8"), {"experts": 8, "normalize_gates": True}
+        path, options = upcycled(path, "--experts", "8"), {"experts": 8, **UPCYCLED}
     train.train(training(path, **options))
     expected, found = restored(path).state_dict(), restored(str(tmp_path / "exp/model.nemo")).state_dict()
     assert expected.keys() == found.keys()

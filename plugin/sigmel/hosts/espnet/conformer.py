@@ -27,8 +27,8 @@ class RoutedEncoderMixin(AbsEncoder):
 
     Args:
         input_size: features a frame.
-        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight, normalize_gates: see
-            `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same.
+        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight, normalize_gates,
+            gradient_sharing: see `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same.
         **host: the other arguments of ESPnet's encoder.
 
     Attributes:
@@ -53,6 +53,7 @@ class RoutedEncoderMixin(AbsEncoder):
         load_balance_weight: float = 0.01,
         z_loss_weight: float = 0.0,
         normalize_gates: bool = False,
+        gradient_sharing: float = 0.0,
         **host: Any,
     ):
         activation = host.get(self.options.activation, "swish")
@@ -75,7 +76,12 @@ class RoutedEncoderMixin(AbsEncoder):
                 )
             # ESPnet's convolution sees the frames of padding that follow an utterance.
             layer.feed_forward = RoutedFeedForward(
-                dense, ("w_1", "w_2"), ACTIVATIONS[activation], cast(Router, self.routers[router]), pads=True
+                dense,
+                ("w_1", "w_2"),
+                ACTIVATIONS[activation],
+                cast(Router, self.routers[router]),
+                pads=True,
+                gradient_sharing=gradient_sharing,
             )
             layer.register_forward_pre_hook(_show_padding)
         check_when_loaded(self, lambda name: "routers." in name or "experts." in name)

@@ -16,6 +16,7 @@ from sigmel.hosts.nemo.attention import use_sigmoid_attention
 from sigmel.hosts.nemo.watched import WatchedEncoderMixin
 from sigmel.layers.routed import RoutedFeedForward, take_routing
 from sigmel.layers.routing import Router, build_routers, parse_expert_layers
+from sigmel.models.upcycling import UPCYCLED
 
 
 class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
@@ -27,11 +28,10 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
 
     Args:
         *args, **conformer: see `nemo.collections.asr.modules.ConformerEncoder`.
-        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight: see
-            `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same.
+        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight, normalize_gates,
+            gradient_sharing: see `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same. A model that
+            starts from a dense one is equal to it at first with normalize_gates only.
         attention: "softmax", NeMo's, or "sigmoid", see `sigmel.hosts.nemo.attention`. Default: "softmax".
-        normalize_gates: divide the gates by their sum, without which a model that starts from a dense one would not
-            start out equal to it. Default: False.
 
     Raises:
         SigmelError: options that are unknown or contradict each other, by name.
@@ -48,6 +48,7 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         load_balance_weight: float = 0.01,
         z_loss_weight: float = 0.0,
         normalize_gates: bool = False,
+        gradient_sharing: float = 0.0,
         attention: str = "softmax",
         **conformer: Any,
     ):
@@ -62,7 +63,11 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         for index, router in router_of_layer.items():
             layer = self.layers[index]
             layer.feed_forward2 = RoutedFeedForward(
-                layer.feed_forward2, ("linear1", "linear2"), "silu", cast(Router, self.routers[router])
+                layer.feed_forward2,
+                ("linear1", "linear2"),
+                "silu",
+                cast(Router, self.routers[router]),
+                gradient_sharing=gradient_sharing,
             )
             layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
         if attention == "sigmoid":
@@ -136,7 +141,7 @@ def upcycle(model: ASRModel, **routing: Any) -> ASRModel:
         raise SigmelError(
             f"upcycle: the model's encoder must be a ConformerEncoder, not {type(model.encoder).__name__}"
         )
-    return _rebuild(model, {"normalize_gates": True, **routing}, new="routers.")
+    return _rebuild(model, {**UPCYCLED, **routing}, new="routers.")
 
 
 def swap_attention(model: ASRModel) -> ASRModel:
