@@ -23,7 +23,7 @@ check test_speaker '[A-Za-z0-9_-]+'
 fsdd_dir=$(absolute "$fsdd_dir")
 
 if [ "$test_speaker" = all ]; then
-  speakers=$("$python" local/data.py --list-speakers ${fsdd_dir:+--fsdd-dir "$fsdd_dir"})
+  speakers=$("$python" local/speakers.py ${fsdd_dir:+--fsdd-dir "$fsdd_dir"})
   for speaker in $speakers; do
     ./run.sh "$@" --fsdd_dir "$fsdd_dir" --python "$python" --test_speaker "$speaker"
   done

@@ -1,16 +1,50 @@
-"""What the data stages of recipes have in common: one folder, complete or absent, that says how it was made."""
+"""What data stages of recipes have in common: options, and a folder, complete or absent, that says how it was made."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.manifest import Skipped, Utterance, write_manifest, write_skipped
+from sigmel.data.parallel import parallel_map
 from sigmel.errors import SigmelError
+
+Job = TypeVar("Job")
+
+
+def stage_parser(recipe: str) -> argparse.ArgumentParser:
+    """A parser of the options that every data stage has."""
+    parser = argparse.ArgumentParser(description=f"Make the data of the {recipe} recipe.")
+    parser.add_argument("--output", type=Path, help="folder to make; left alone where it is complete", required=True)
+    parser.add_argument("--workers", type=at_least(1), help="processes; default: one a CPU")
+    return parser
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the random numbers."""
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random numbers; default: %(default)s")
+
+
+def add_download(parser: argparse.ArgumentParser, option: str) -> None:
+    """Add the options of a dataset: a copy that is there, or where to download it to."""
+    parser.add_argument(option, type=Path, help="a copy of the dataset; otherwise it is downloaded")
+    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is such a whole number."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least {least}")
+        return int(text)
+
+    return number
 
 
 @contextmanager
@@ -40,15 +74,31 @@ def data_folder(output: Path, options: Mapping[str, Any]) -> Iterator[Path | Non
     print(f"{output}: complete")
 
 
-def write_sets(folder: Path, sets: Mapping[str, Sequence[Utterance]], skipped: Sequence[Skipped]) -> None:
-    """Write one manifest a set and ``skipped.jsonl``, and say what was written.
+def make_sets(
+    folder: Path,
+    make: Callable[[Any, Job], Utterance],
+    context: Any,
+    jobs: Mapping[str, Sequence[Job]],
+    workers: int | None,
+    skipped: Sequence[Skipped] = (),
+) -> None:
+    """Make the utterances of each set, whose audio goes to ``wav/``; write a manifest a set and ``skipped.jsonl``.
+
+    Args:
+        folder: to write into.
+        make, context, workers: see `sigmel.data.parallel.parallel_map`.
+        jobs: of each set.
+        skipped: what was left out of them.
 
     Raises:
         SigmelError: a set is empty.
     """
-    for name, utterances in sets.items():
-        if not utterances:
+    for name, of_set in jobs.items():
+        if not of_set:
             raise SigmelError(f"the set {name} would be empty")
+    (folder / "wav").mkdir()
+    sets = {name: list(parallel_map(make, context, of_set, workers, name)) for name, of_set in jobs.items()}
+    for name, utterances in sets.items():
         write_manifest(folder / f"{name}.jsonl", utterances)
         hours = sum(utterance.duration for utterance in utterances) / 3600
         print(f"{name}.jsonl: {len(utterances)} utterances, {hours:.2f} hours")

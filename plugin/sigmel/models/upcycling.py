@@ -22,7 +22,6 @@ from sigmel.errors import SigmelError
 from sigmel.layers.routed import expert_copies
 from sigmel.layers.routing import build_routers, parse_expert_layers
 
-
 # What an encoder with experts that begin as copies is built with, besides its routing.
 UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.9}
 

@@ -32,8 +32,7 @@ from sigmel.data.audio import AudioError, read_audio, write_wav
 from sigmel.data.augment import change_speed
 from sigmel.data.download import fetch_archive
 from sigmel.data.manifest import Utterance
-from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, write_sets
+from sigmel.data.stage import add_download, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
 
 # NeMo's copy of CMU's archive, which has an address that is encrypted, and a published checksum.
@@ -149,14 +148,11 @@ def make(folder: Path, job: Job) -> Utterance:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make the data of the an4 recipe.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone where it is complete")
-    parser.add_argument("--an4-dir", type=Path, help="a copy of the database; otherwise it is downloaded")
-    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
+    parser = stage_parser("an4")
+    add_download(parser, "--an4-dir")
     parser.add_argument(
-        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="in training (default: %(default)s)"
+        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="in training; default: %(default)s"
     )
-    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
     options = parser.parse_args(argv)
     if not all(0.5 <= speed <= 2.0 for speed in options.speeds):
         parser.error("--speeds must lie between 0.5 and 2")
@@ -173,13 +169,11 @@ def build(options: argparse.Namespace) -> None:
         for name, recordings in lists.items():
             if len(recordings) != COMPLETE[name]:
                 print(f"note: {source} is a part of AN4: {len(recordings)} of {COMPLETE[name]} {name} utterances")
-        (folder / "wav").mkdir()
-        sets = {}
+        jobs = {}
         for name, recordings in split(**lists).items():
             speeds = options.speeds if name == "train" else [1.0]
-            jobs = [Job(recording, speed) for recording in recordings for speed in speeds]
-            sets[name] = list(parallel_map(make, folder, jobs, options.workers, name))
-        write_sets(folder, sets, [])
+            jobs[name] = [Job(recording, speed) for recording in recordings for speed in speeds]
+        make_sets(folder, make, folder, jobs, options.workers)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ import numpy as np
 from sigmel.data import augment, commands
 from sigmel.data.audio import write_wav
 from sigmel.data.manifest import Utterance
-from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, write_sets
+from sigmel.data.stage import add_seed, at_least, data_folder, make_sets, stage_parser
 from sigmel.errors import exit_status
 
 SAMPLE_RATE = 16000
@@ -104,20 +103,17 @@ def make(folder: Path, job: Job) -> Utterance:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make the data of the espeak_commands recipe.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone where it is complete")
-    parser.add_argument("--train", type=int, default=6000, help="training utterances (default: %(default)s)")
-    parser.add_argument("--dev", type=int, default=200, help="utterances to look on (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=500, help="utterances of each test (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
-    options = parser.parse_args(argv)
-    for name in ("train", "dev", "test"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
-    return options
+    parser = stage_parser("espeak_commands")
+    add_seed(parser)
+    for option, default, of in (
+        ("--train", 6000, "training"),
+        ("--dev", 200, "development"),
+        ("--test", 500, "each test"),
+    ):
+        parser.add_argument(
+            option, type=at_least(1), default=default, help=f"utterances of {of}; default: %(default)s"
+        )
+    return parser.parse_args(argv)
 
 
 def build(options: argparse.Namespace) -> None:
@@ -126,12 +122,7 @@ def build(options: argparse.Namespace) -> None:
         if folder is None:
             return
         sizes = {"train": options.train, "dev": options.dev, "test": options.test, "test_ood": options.test}
-        (folder / "wav").mkdir()
-        sets = {
-            name: list(parallel_map(make, folder, jobs, options.workers, name))
-            for name, jobs in plan(sizes, options.seed).items()
-        }
-        write_sets(folder, sets, skipped=[])
+        make_sets(folder, make, folder, plan(sizes, options.seed), options.workers)
 
 
 if __name__ == "__main__":

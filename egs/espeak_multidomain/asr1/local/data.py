@@ -41,8 +41,7 @@ from sigmel.data import augment, commands, fsdd
 from sigmel.data.audio import write_wav
 from sigmel.data.fsdd import SAMPLE_RATE, Recording
 from sigmel.data.manifest import Utterance
-from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, write_sets
+from sigmel.data.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
 
 HELD_OUT = ("jackson", "nicolas")
@@ -254,22 +253,17 @@ def make(context: Context, job: Job) -> Utterance:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make the data of the espeak_multidomain recipe.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone where it is complete")
-    parser.add_argument("--fsdd-dir", type=Path, help="a copy of the digits; otherwise they are downloaded")
-    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
-    parser.add_argument("--train", type=int, default=20000, help="training utterances (default: %(default)s)")
-    parser.add_argument("--dev", type=int, default=200, help="utterances to look on (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=400, help="utterances of each test (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
-    options = parser.parse_args(argv)
-    for name in ("train", "dev", "test"):
-        if getattr(options, name) < 5:
-            parser.error(f"--{name} must be at least 5, one of each domain")
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
-    return options
+    parser = stage_parser("espeak_multidomain")
+    add_download(parser, "--fsdd-dir")
+    add_seed(parser)
+    for option, default, of in (
+        ("--train", 20000, "training"),
+        ("--dev", 200, "development"),
+        ("--test", 400, "each test"),
+    ):
+        each = f"utterances of {of}, at least one of each domain; default: %(default)s"
+        parser.add_argument(option, type=at_least(len(DOMAINS) + 1), default=default, help=each)
+    return parser.parse_args(argv)
 
 
 def build(options: argparse.Namespace) -> None:
@@ -281,12 +275,7 @@ def build(options: argparse.Namespace) -> None:
         usable, samples, skipped = fsdd.load(recordings)
         sizes = {"train": options.train, "dev": options.dev, "test": options.test}
         jobs = plan(sizes | dict.fromkeys(UNSEEN, options.test), usable, options.seed)
-        (folder / "wav").mkdir()
-        context = Context(folder, samples)
-        sets = {
-            name: list(parallel_map(make, context, of_set, options.workers, name)) for name, of_set in jobs.items()
-        }
-        write_sets(folder, sets, skipped)
+        make_sets(folder, make, Context(folder, samples), jobs, options.workers, skipped)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, english_voices, variants
 from sigmel.data.fsdd import SAMPLE_RATE, WORDS, Recording
 from sigmel.data.manifest import Utterance
-from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import data_folder, write_sets
+from sigmel.data.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
 
 TEST_INDICES = range(0, 5)
@@ -191,37 +190,23 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make the data of the fsdd recipe.")
-    parser.add_argument("--output", type=Path, help="folder to make; left alone where it is complete")
-    parser.add_argument("--fsdd-dir", type=Path, help="a copy of the dataset; otherwise it is downloaded")
-    parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
+    parser = stage_parser("fsdd")
+    add_download(parser, "--fsdd-dir")
+    add_seed(parser)
     parser.add_argument(
         "--test-speaker", default="none", metavar="NAME", help="leave NAME out; default: the official test"
     )
-    parser.add_argument("--train", type=int, default=16000, help="training strings (default: %(default)s)")
+    parser.add_argument("--train", type=at_least(1), default=16000, help="training strings; default: %(default)s")
     parser.add_argument(
-        "--tts-share", type=float, default=0.5, help="share of them by eSpeak NG (default: %(default)s)"
+        "--tts-share", type=float, default=0.5, help="share of them by eSpeak NG; default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes; default: one a CPU")
-    parser.add_argument("--list-speakers", action="store_true", help="print the speakers and do nothing else")
     options = parser.parse_args(argv)
-    if options.output is None and not options.list_speakers:
-        parser.error("--output is required")
-    if options.train < 1:
-        parser.error("--train must be at least 1")
     if not 0.0 <= options.tts_share <= 1.0:
         parser.error("--tts-share must lie between 0 and 1")
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
     return options
 
 
 def build(options: argparse.Namespace) -> None:
-    if options.list_speakers:
-        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
-        print("\n".join(sorted({recording.speaker for recording in recordings})))
-        return
     kept_options = {name: getattr(options, name) for name in ("test_speaker", "train", "tts_share", "seed")}
     with data_folder(options.output, kept_options) as folder:
         if folder is None:
@@ -237,12 +222,7 @@ def build(options: argparse.Namespace) -> None:
             else:
                 passes = {"dev": 3, "test_official": 8}.get(name, 2)
                 jobs[name] = plan_even(name, members, passes, seed)
-        (folder / "wav").mkdir()
-        context = Context(folder, samples)
-        sets = {
-            name: list(parallel_map(make, context, of_set, options.workers, name)) for name, of_set in jobs.items()
-        }
-        write_sets(folder, sets, skipped)
+        make_sets(folder, make, Context(folder, samples), jobs, options.workers, skipped)
 
 
 if __name__ == "__main__":
