@@ -36,6 +36,17 @@ def add_download(parser: argparse.ArgumentParser, option: str) -> None:
     parser.add_argument("--download-dir", type=Path, default=Path("downloads"), help="default: %(default)s")
 
 
+def add_sizes(parser: argparse.ArgumentParser, train: int, dev: int, test: int, least: int = 1) -> None:
+    """Add the options of how many utterances the sets have, with these defaults, each at least so many."""
+    for option, default, of in (
+        ("--train", train, "training"),
+        ("--dev", dev, "development"),
+        ("--test", test, "each test"),
+    ):
+        each = f"utterances of {of}, at least {least}; default: %(default)s"
+        parser.add_argument(option, type=at_least(least), default=default, help=each)
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """The type of an option that is such a whole number."""
 
@@ -97,8 +108,8 @@ def make_sets(
         if not of_set:
             raise SigmelError(f"the set {name} would be empty")
     (folder / "wav").mkdir()
-    sets = {name: list(parallel_map(make, context, of_set, workers, name)) for name, of_set in jobs.items()}
-    for name, utterances in sets.items():
+    for name, of_set in jobs.items():
+        utterances = list(parallel_map(make, context, of_set, workers, name))
         write_manifest(folder / f"{name}.jsonl", utterances)
         hours = sum(utterance.duration for utterance in utterances) / 3600
         print(f"{name}.jsonl: {len(utterances)} utterances, {hours:.2f} hours")

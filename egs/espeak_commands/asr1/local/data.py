@@ -34,7 +34,7 @@ import numpy as np
 from sigmel.data import augment, commands
 from sigmel.data.audio import write_wav
 from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_seed, at_least, data_folder, make_sets, stage_parser
+from sigmel.data.stage import add_seed, add_sizes, data_folder, make_sets, stage_parser
 from sigmel.errors import exit_status
 
 SAMPLE_RATE = 16000
@@ -105,14 +105,7 @@ def make(folder: Path, job: Job) -> Utterance:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = stage_parser("espeak_commands")
     add_seed(parser)
-    for option, default, of in (
-        ("--train", 6000, "training"),
-        ("--dev", 200, "development"),
-        ("--test", 500, "each test"),
-    ):
-        parser.add_argument(
-            option, type=at_least(1), default=default, help=f"utterances of {of}; default: %(default)s"
-        )
+    add_sizes(parser, train=6000, dev=200, test=500)
     return parser.parse_args(argv)
 
 

@@ -41,7 +41,7 @@ from sigmel.data import augment, commands, fsdd
 from sigmel.data.audio import write_wav
 from sigmel.data.fsdd import SAMPLE_RATE, Recording
 from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
+from sigmel.data.stage import add_download, add_seed, add_sizes, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
 
 HELD_OUT = ("jackson", "nicolas")
@@ -256,13 +256,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = stage_parser("espeak_multidomain")
     add_download(parser, "--fsdd-dir")
     add_seed(parser)
-    for option, default, of in (
-        ("--train", 20000, "training"),
-        ("--dev", 200, "development"),
-        ("--test", 400, "each test"),
-    ):
-        each = f"utterances of {of}, at least one of each domain; default: %(default)s"
-        parser.add_argument(option, type=at_least(len(DOMAINS) + 1), default=default, help=each)
+    add_sizes(parser, train=20000, dev=200, test=400, least=len(DOMAINS) + 1)  # one of each domain, and digits
     return parser.parse_args(argv)
 
 
