@@ -190,8 +190,10 @@ def test_the_comparison_runs_every_system_and_reads_what_each_made(recipe, tmp_p
     (recipe / "run.sh").write_text('#!/usr/bin/env bash\ncd "$(dirname "$0")"\necho "$@" >> asked\n')
     (recipe / "data/train20000").mkdir(parents=True)
     systems = [("tiny", routing) for routing in ("dense", "switch", "omni", "path2", "path4")]
-    for size, routing in [*systems, ("further", "dense"), ("further", "omni")]:
-        for seed in (1, 2):
+    systems += [("narrow", "dense")]
+    systems += [(f"{size}_further", routing) for size in ("tiny", "narrow") for routing in ("dense", "omni")]
+    for size, routing in systems:
+        for seed in (1, 2, 3, 4) if "narrow" in size else (1, 2):
             exp = recipe / f"exp/nemo_{size}_{routing}_seed{seed}"
             (exp / "score/test").mkdir(parents=True)
             (exp / "score/ood_fast").mkdir()
@@ -208,10 +210,12 @@ def test_the_comparison_runs_every_system_and_reads_what_each_made(recipe, tmp_p
     status, _, errors = finish(recipe / "compare.sh", "--seeds", 2, "--jobs", 1)
     assert status == 0, errors
     asked = (recipe / "asked").read_text()
-    assert asked.count("--routing") == 14
-    assert asked.count("--start") == 4
+    assert asked.count("--routing") == 26
+    assert asked.count("--start") == 12
     assert f"--routing omni --seed 2 --start {recipe}/exp/nemo_tiny_dense_seed2/model.nemo" in asked
-    assert "| dense to omni | 2 | 4 |" in (recipe / "README.md").read_text()
+    readme = (recipe / "README.md").read_text()
+    assert "| dense to omni | 2 | 4 |" in readme
+    assert "| narrow to omni | 4 | 4 |" in readme
     assert (recipe / "comparison/wer.png").exists()
 
 

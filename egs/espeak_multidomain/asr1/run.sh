@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One system of the comparison in ./compare.sh: trained on five domains, tested in them and on eight sets out of them.
 #
-# Usage: ./run.sh [--fsdd_dir DIR] [--stage N] [--stop_stage N] [--size tiny|quick|further|quick_further]
+# Usage: ./run.sh [--fsdd_dir DIR] [--stage N] [--stop_stage N] [--size tiny|narrow|quick|<one of these>_further]
 #                 [--start MODEL] [--routing dense|switch|omni|path:<k>] [--seed S] [--attention softmax|sigmoid]
 #                 [--python PYTHON]
 #
@@ -25,6 +25,10 @@ case $size in # utterances to train on, stop training early on, and test with
   quick*) utterances=(4000 100 100) ;;
   *) utterances=(20000 200 400) ;;
 esac
+case $size in # experts that a dense model's feed-forwards become
+  narrow*) experts=8 ;;
+  *) experts=4 ;;
+esac
 data=data/train${utterances[0]}
 exp=exp/$system
 host_commands "$exp" "$data"
@@ -39,9 +43,9 @@ run_stage 2 tokens "$exp/tokenizer" \
 if [ -n "$start" ]; then
   if [ "$routing" != dense ]; then
     run_stage 3 upcycle "$exp/start.nemo" \
-      "$python" -m sigmel.cli upcycle "$start" --experts 4 --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
+      "$python" -m sigmel.cli upcycle "$start" --experts "$experts" --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
     start=$exp/start.nemo
-    train_command+=(model.encoder.normalize_gates=true model.encoder.gradient_sharing=0.9)
+    train_command+=(model.encoder.normalize_gates=true model.encoder.gradient_sharing=0.8)
   fi
   train_command+=(+init_from_nemo_model="$start")
 fi

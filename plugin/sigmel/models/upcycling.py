@@ -23,7 +23,7 @@ from sigmel.layers.routed import expert_copies
 from sigmel.layers.routing import build_routers, parse_expert_layers
 
 # What an encoder with experts that begin as copies is built with, besides its routing.
-UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.9}
+UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.8}
 
 
 class Stack(NamedTuple):
