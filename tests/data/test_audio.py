@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 from sigmel import SigmelError
-from sigmel.data.audio import AudioError, check_audio, parse_sample_rate, read_audio, resample, write_wav
+from sigmel.data.audio import AudioError, check_audio, parse_sample_rate, read_audio, write_wav
+from sigmel.features.resampling import resample
 
 
 def tone(seconds=0.5, rate=16000, frequency=440.0):

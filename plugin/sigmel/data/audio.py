@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from sigmel.errors import SigmelError
+from sigmel.features.resampling import resample
 
 _STREAMED = 0xFFFFFF00  # a RIFF size from here on is a writer's way to say that it did not know the size
 
@@ -79,16 +80,6 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
     encoded = io.BytesIO()  # so that a full disk is Python's error, with its number, and not libsndfile's
     soundfile.write(encoded, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
     Path(path).write_bytes(encoded.getbuffer())
-
-
-def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
-    """Change the sample rate of float32 samples of shape (samples,); at least one sample comes back."""
-    try:
-        import soxr
-    except ImportError as error:
-        raise SigmelError("resampling needs soxr: pip install soxr") from error
-    resampled = soxr.resample(samples, from_rate, to_rate)
-    return resampled if len(resampled) else samples[:1]
 
 
 def check_audio(samples: np.ndarray, sample_rate: int, shortest: float = 0.05) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from sigmel.data.audio import resample
+from sigmel.features.resampling import resample
 
 _SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}  # amplitude falls with frequency ** -slope
 

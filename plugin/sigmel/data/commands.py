@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data.audio import resample
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, Phone, variants
 from sigmel.errors import SigmelError
+from sigmel.features.resampling import resample
 
 
 def _words(text: str) -> list[str]:

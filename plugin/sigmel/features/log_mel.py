@@ -110,7 +110,9 @@ def normalize_channels(mel: Tensor, lengths: Tensor, valid: Tensor) -> Tensor:
     return (mel - mean) / (deviation + STD_GUARD)
 
 
-def mel_filters(sample_rate: int, n_fft: int, channels: int) -> Tensor:
+def mel_filters(
+    sample_rate: int, n_fft: int, channels: int, low_hz: float = 0.0, high_hz: float | None = None
+) -> Tensor:
     """Triangular filters (channels, n_fft // 2 + 1) of equal area on Slaney's mel scale, from 0 to half the rate.
 
     Slaney, "Auditory Toolbox" (1998): linear to 1 kHz, logarithmic above.
@@ -120,10 +122,12 @@ def mel_filters(sample_rate: int, n_fft: int, channels: int) -> Tensor:
     def to_mel(hertz: float) -> float:
         return hertz / step if hertz < corner else corner / step + math.log(hertz / corner) / ratio
 
-    mels = torch.linspace(0, to_mel(sample_rate / 2), channels + 2, dtype=torch.float64)
+    low, high = to_mel(low_hz), to_mel(sample_rate / 2 if high_hz is None else high_hz)
+    mels = torch.linspace(low, high, channels + 2, dtype=torch.float64)
     edges = torch.where(mels < corner / step, mels * step, corner * torch.exp((mels - corner / step) * ratio))
     bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     area = 2 / (edges[2:] - edges[:-2])
-    return (torch.minimum(rising, falling).clamp(min=0) * area[:, None]).float()
+    triangles = torch.minimum(rising, falling).clamp(min=0).float()  # rounded before and after, as librosa does
+    return (triangles * area[:, None]).float()

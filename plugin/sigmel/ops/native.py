@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HEADERS = Path(__file__).parent  # what our sources have in common
-COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", "-Wno-psabi"]
+COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-fPIC", "-Wno-psabi"]
 
 
 class Native(NamedTuple):

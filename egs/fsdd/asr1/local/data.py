@@ -38,13 +38,14 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmel.data import augment, fsdd
-from sigmel.data.audio import resample, write_wav
+from sigmel.data.audio import write_wav
 from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.data.espeak import EspeakVoice, english_voices, variants
 from sigmel.data.fsdd import SAMPLE_RATE, WORDS, Recording
 from sigmel.data.manifest import Utterance
 from sigmel.data.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
+from sigmel.features.resampling import resample
 
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)

@@ -1,0 +1,413 @@
+"""dMel (arXiv 2407.15835, section 2): log-mel as speech tokens, each channel rounded to one of a few values."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmel.errors import SigmelError
+from sigmel.features.float32 import Float32Buffers
+from sigmel.features.log_mel import mel_filters
+from sigmel.features.resampling import resample
+from sigmel.layers.masks import valid_frames
+from sigmel.ops import dmel_encode, dmel_encode_spectrum
+from sigmel.ops.dmel import reference
+
+SPECIAL = ("pad", "bos", "eos")  # whole frames, with the ids that follow those of the bins
+BLOCK = 256  # frames whose spectra are held at once, on a CPU
+
+
+@dataclass
+class DMelState:
+    """Where a stream stands.
+
+    Attributes:
+        samples: (B, n) the last samples, as far as frames to come need them.
+        seen: samples of each stream so far.
+        frames: of each stream, made so far.
+    """
+
+    samples: Tensor
+    seen: int = 0
+    frames: int = 0
+
+
+class DMelTokenizer(Float32Buffers):
+    """Waveforms to dMel ids and back to log-mel, without anything trained.
+
+    With its defaults the ids are those of the authors' package `dmel`: centred Hann windows of 50 ms with what lies
+    beyond the ends reflected, magnitudes, Slaney's mel filters, log10, and the nearest of evenly spaced values; of two
+    that are equally near, the lower one.
+
+    Frame t is centred on sample t * hop, so that N samples give 1 + N // hop frames, and none give none. An utterance
+    has the same ids alone, in any batch (ends are its own), and streamed.
+
+    Args:
+        sample_rate: Hz, 8000 to 48000. Default: 16000.
+        hop_ms: milliseconds between frames. Default: 25.0.
+        bits: values a channel, as a power of two: 1 to 7. Default: 4.
+        window_ms: milliseconds. Default: 50.0.
+        channels: C. Default: 80.
+        low_hz, high_hz: what the mel filters span. Defaults: 80.0, and 0.475 times the sample rate (7600 of 16000).
+        n_fft: points of the transform; None is the next power of two of the window. Default: None.
+        low, high: of the values, in log10. Defaults: -7.0 and 2.0.
+        codebook: values of each channel instead of `bits`, `low` and `high`: (C, bins) ascending, at most 253 bins, as
+            an array, nested lists or a .npy file. Default: None.
+
+    Attributes:
+        bins: values a channel.
+        pad_id, bos_id, eos_id: bins, bins + 1, bins + 2.
+        vocab_size: bins + 3.
+        hop: samples between frames.
+        look_ahead: samples that a frame needs beyond its centre.
+
+    Raises:
+        SigmelError: a setting out of its range, by name.
+    """
+
+    window: Tensor  # (samples,)
+    filters: Tensor  # (C, n_fft // 2 + 1)
+    values: Tensor  # (C, bins)
+    edges: Tensor  # (C, bins - 1)
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        hop_ms: float = 25.0,
+        bits: int = 4,
+        window_ms: float = 50.0,
+        channels: int = 80,
+        low_hz: float = 80.0,
+        high_hz: float | None = None,
+        n_fft: int | None = None,
+        low: float = -7.0,
+        high: float = 2.0,
+        codebook: np.ndarray | list[list[float]] | str | os.PathLike[str] | None = None,
+    ):
+        super().__init__()
+        if not 8000 <= sample_rate <= 48000:
+            raise SigmelError(f"sample_rate: {sample_rate}, expected 8000 to 48000 Hz")
+        high_hz = 0.475 * sample_rate if high_hz is None else high_hz
+        if not 0 <= low_hz < high_hz <= sample_rate / 2:
+            raise SigmelError(
+                f"low_hz, high_hz: {low_hz} and {high_hz}, expected 0 <= low < high <= {sample_rate / 2}"
+            )
+        self.sample_rate, self.hop = sample_rate, round(sample_rate * hop_ms / 1000)
+        window_length = round(sample_rate * window_ms / 1000)
+        for name, number in (("hop_ms", self.hop), ("window_ms", window_length), ("channels", channels)):
+            if number < 1:
+                raise SigmelError(f"{name}: too small, expected at least one sample, or channel")
+        self.n_fft = n_fft or 2 ** math.ceil(math.log2(window_length))
+        if self.n_fft < window_length:
+            raise SigmelError(f"n_fft: {self.n_fft} is less than the window, {window_length} samples")
+        values = evenly_spaced(bits, low, high, channels) if codebook is None else read_codebook(codebook, channels)
+        self.bins = values.shape[1]
+        self.pad_id, self.bos_id, self.eos_id = (self.bins + n for n in range(3))
+        self.vocab_size = self.bins + len(SPECIAL)
+        self._margin = (self.n_fft - window_length) // 2  # zeros before the window, in a transform
+        self._before = self.n_fft // 2 - self._margin  # samples of a window before the frame's centre
+        self.look_ahead = window_length - self._before
+        self.config: dict[str, Any] = {
+            "sample_rate": sample_rate, "hop_ms": hop_ms, "bits": bits, "window_ms": window_ms, "channels": channels,
+            "low_hz": low_hz, "high_hz": high_hz, "n_fft": self.n_fft, "low": low, "high": high,
+            "codebook": None if codebook is None else values.tolist(),
+        }  # fmt: skip
+        self.register_buffer("window", torch.hann_window(window_length), persistent=False)
+        filters = mel_filters(sample_rate, self.n_fft, channels, low_hz, high_hz)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("edges", nearest_edges(values), persistent=False)
+
+    # --- Whole utterances
+
+    @torch.no_grad()
+    def encode(
+        self, waveform: Tensor, lengths: Tensor | None = None, sample_rate: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of waveforms.
+
+        Args:
+            waveform: (B, samples) or (samples,) float in [-1, 1]; what stands beyond an end does not matter.
+            lengths: (B,) int64, in samples. Default: all of them.
+            sample_rate: of the waveform, in Hz, if it is not that of the tokeniser; it is resampled on the CPU (needs
+                soxr).
+
+        Returns:
+            (B, T, C) uint8 ids, `pad_id` beyond their ends, and their (B,) lengths.
+
+        Raises:
+            SigmelError: wrong shapes or lengths; NaN or infinite samples on a CPU (on another device, where looking
+                would be waiting, bin 0 comes out).
+        """
+        waveform, lengths = self._checked(waveform, lengths, sample_rate)
+        frames = self.count_frames(lengths)
+        ids = waveform.new_full((len(waveform), _most(frames), len(self.filters)), self.pad_id, dtype=torch.uint8)
+        for first, spectrum in self._spectra(waveform, lengths, ids.shape[1]):
+            ids[:, first : first + spectrum.shape[1]] = dmel_encode_spectrum(spectrum, self.filters, self.edges)
+        return ids.masked_fill_(~valid_frames(frames, ids.shape[1])[..., None], self.pad_id), frames
+
+    @torch.no_grad()
+    def log_mel(
+        self, waveform: Tensor, lengths: Tensor | None = None, sample_rate: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, C) log10 of mel magnitudes, 0 beyond their ends, and (B,) lengths; arguments as of `encode`."""
+        waveform, lengths = self._checked(waveform, lengths, sample_rate)
+        frames = self.count_frames(lengths)
+        mel = waveform.new_zeros(len(waveform), _most(frames), len(self.filters))
+        for first, spectrum in self._spectra(waveform, lengths, mel.shape[1]):
+            mel[:, first : first + spectrum.shape[1]] = reference.log_mel(spectrum, self.filters)
+        return mel * valid_frames(frames, mel.shape[1])[..., None], frames
+
+    def quantize(self, log_mel: Tensor) -> Tensor:
+        """(..., C) uint8 ids of (..., C) log-mel."""
+        return dmel_encode(log_mel, self.edges)
+
+    def decode(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(..., T, C) log-mel of (..., T, C) ids, the lowest value of a channel beyond the (B,) lengths.
+
+        Raises:
+            SigmelError: wrong shape or type, or an id of no bin: out of range, or of a special frame (see
+                `strip_special`).
+        """
+        self._check_ids(ids)
+        index = ids.long()
+        if lengths is not None:
+            index = index.masked_fill(~valid_frames(lengths, ids.shape[1])[..., None], 0)
+        wrong = (index >= self.bins).nonzero()
+        if len(wrong):
+            where, found = tuple(wrong[0].tolist()), int(index[tuple(wrong[0])])
+            what = f"a {SPECIAL[found - self.bins]} frame" if found < self.vocab_size else "no id"
+            place = f"frame {where[-2]}, channel {where[-1]}" + (
+                f" of utterance {where[0]}" if len(where) == 3 else ""
+            )
+            raise SigmelError(f"{place}: {found} is {what}; bins have the ids 0 to {self.bins - 1}")
+        channel = torch.arange(ids.shape[-1], device=ids.device)
+        return self.values[channel, index]
+
+    def add_special(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T + 2, C) ids with a bos frame before each utterance and an eos frame after it; their lengths."""
+        self._check_ids(ids)
+        lengths = lengths + 2
+        framed = ids.new_full((ids.shape[0], ids.shape[1] + 2, ids.shape[2]), self.pad_id)
+        framed[:, 1:-1] = ids
+        framed[:, 0] = self.bos_id
+        framed.masked_fill_(~valid_frames(lengths, framed.shape[1])[..., None], self.pad_id)
+        framed[torch.arange(len(ids), device=ids.device), lengths - 1] = self.eos_id
+        return framed, lengths
+
+    def strip_special(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What `add_special` was given.
+
+        Raises:
+            SigmelError: an utterance does not begin with a bos frame and end with an eos frame.
+        """
+        self._check_ids(ids)
+        last = (lengths - 1).clamp(min=0)
+        ends = ids[torch.arange(len(ids), device=ids.device), last]
+        right = (ids[:, 0] == self.bos_id).all(-1) & (ends == self.eos_id).all(-1) & (lengths >= 2)
+        if not right.all():
+            number = int((~right).nonzero()[0])
+            raise SigmelError(
+                f"utterance {number}: expected a bos frame ({self.bos_id}), ..., an eos frame ({self.eos_id})"
+            )
+        lengths = lengths - 2
+        inner = ids[:, 1:-1]
+        return inner.masked_fill(~valid_frames(lengths, inner.shape[1])[..., None], self.pad_id), lengths
+
+    def count_frames(self, samples: Tensor) -> Tensor:
+        """Frames of so many samples: 1 + samples // hop, and 0 of 0."""
+        return torch.where(samples > 0, 1 + samples // self.hop, 0)
+
+    # --- Streams
+
+    def initial_state(self, batch_size: int = 1) -> DMelState:
+        """Where a batch of streams begins."""
+        return DMelState(self.window.new_zeros(batch_size, 0))
+
+    @torch.no_grad()
+    def step(self, chunk: Tensor, state: DMelState) -> tuple[Tensor, DMelState]:
+        """The frames that a chunk completes; `encode` gives the same ids for the whole.
+
+        A frame comes once the `look_ahead` samples beyond its centre are there (25 ms with the default window); those
+        at the beginning, of which a part is reflected, one sample later.
+
+        Args:
+            chunk: (B, n) the next samples of each stream; n may be anything, 0 too.
+            state: where the streams stand.
+
+        Returns:
+            (B, t, C) uint8 ids, t >= 0, and where the streams stand now.
+
+        Raises:
+            SigmelError: a chunk of another batch size; NaN or infinite samples, as for `encode`.
+        """
+        self._check_waveform(chunk)
+        if len(chunk) != len(state.samples):
+            raise SigmelError(f"chunk: {len(chunk)} streams, but the state is of {len(state.samples)}")
+        samples, seen = torch.cat([state.samples, chunk.float()], dim=1), state.seen + chunk.shape[1]
+        # What the first frames reflect lies as far to the right of sample 0 as their windows reach to the left.
+        complete = (seen - self.look_ahead) // self.hop + 1 if seen >= max(self.look_ahead, self._before + 1) else 0
+        return self._advance(samples, seen, max(complete, state.frames), state.frames)
+
+    @torch.no_grad()
+    def finish(self, state: DMelState) -> tuple[Tensor, DMelState]:
+        """The last frames, (B, t, C), of streams that have ended, whose windows reach beyond the end; see `step`."""
+        total = int(self.count_frames(torch.tensor(state.seen)))
+        return self._advance(state.samples, state.seen, total, state.frames)
+
+    def _advance(self, samples: Tensor, seen: int, frames: int, done: int) -> tuple[Tensor, DMelState]:
+        lengths = torch.full((len(samples),), seen, device=samples.device)
+        ids = [samples.new_zeros(len(samples), 0, len(self.filters), dtype=torch.uint8)]
+        for _, spectrum in self._spectra(samples, lengths, frames, done, seen - samples.shape[1]):
+            ids.append(dmel_encode_spectrum(spectrum, self.filters, self.edges))
+        # What the next frame needs, and the last ones if the stream ends here.
+        oldest = max(0, min(frames * self.hop - self._before, seen - self.look_ahead - 1))
+        return torch.cat(ids, dim=1), DMelState(samples[:, oldest - (seen - samples.shape[1]) :], seen, frames)
+
+    # --- Common to both
+
+    def _spectra(
+        self, samples: Tensor, lengths: Tensor, frames: int, first: int = 0, origin: int = 0
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Spectra (B, t, bins) of frames `first` to `frames` in blocks, each with the number of its first one.
+
+        `samples` (B, n) begin with sample `origin` of utterances that are (B,) `lengths` long.
+        """
+        block = max(1, BLOCK // len(samples)) if samples.device.type == "cpu" else frames
+        shortest = int(lengths.min()) if samples.device.type == "cpu" else 0
+        for start in range(first, frames, max(1, block)):
+            count = min(block, frames - start)
+            left = start * self.hop - self._before
+            right = left + (count - 1) * self.hop + len(self.window)
+            if left >= 0 and right <= shortest:
+                part = samples[:, left - origin : right - origin]
+            else:
+                at = reflected(torch.arange(left, right, device=samples.device), lengths) - origin
+                part = samples.gather(1, at)
+            windows = samples.new_zeros(len(samples), count, self.n_fft)
+            inside = windows[..., self._margin : self._margin + len(self.window)]
+            torch.mul(part.unfold(1, len(self.window), self.hop), self.window, out=inside)
+            yield start, torch.fft.rfft(windows)
+
+    def _checked(self, waveform: Tensor, lengths: Tensor | None, sample_rate: int | None) -> tuple[Tensor, Tensor]:
+        if waveform.dim() == 1:
+            waveform = waveform[None]
+        self._check_waveform(waveform)
+        if lengths is None:
+            lengths = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
+        if lengths.shape != (len(waveform),) or lengths.dtype not in (torch.int64, torch.int32):
+            raise SigmelError(f"lengths: {lengths.dtype} {tuple(lengths.shape)}, expected int64 ({len(waveform)},)")
+        lengths = lengths.to(waveform.device, torch.int64)
+        if waveform.device.type == "cpu" and len(lengths):
+            low, high = map(int, lengths.aminmax())
+            if low < 0 or high > waveform.shape[1]:
+                raise SigmelError(
+                    f"lengths: {low} to {high}, expected 0 to {waveform.shape[1]}, the samples there are"
+                )
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            return self._resampled(waveform, lengths, sample_rate)
+        return waveform.float(), lengths
+
+    def _resampled(self, waveform: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+        if not 8000 <= sample_rate <= 48000:
+            raise SigmelError(f"sample_rate: {sample_rate}, expected 8000 to 48000 Hz")
+        rows = [
+            torch.from_numpy(resample(row[:length].numpy(), sample_rate, self.sample_rate))
+            for row, length in zip(waveform.float().cpu(), lengths.tolist(), strict=True)
+        ]
+        changed = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(waveform.device)
+        return changed, torch.tensor([len(row) for row in rows], device=waveform.device)
+
+    def _check_waveform(self, waveform: Tensor) -> None:
+        if waveform.dim() != 2 or not waveform.is_floating_point():
+            raise SigmelError(f"waveform: {waveform.dtype} {tuple(waveform.shape)}, expected float (batch, samples)")
+        # Infinities of both signs and NaN make a sum that is not finite.
+        if waveform.device.type == "cpu" and not waveform.sum(dtype=torch.float32).isfinite():
+            wrong = (~waveform.isfinite()).nonzero()
+            if len(wrong):
+                utterance, sample = wrong[0].tolist()
+                value = waveform[utterance, sample].item()
+                raise SigmelError(f"utterance {utterance}, sample {sample}: {value}, expected a finite number")
+
+    def _check_ids(self, ids: Tensor) -> None:
+        if ids.dtype != torch.uint8 or ids.dim() not in (2, 3) or ids.shape[-1] != len(self.filters):
+            shape = f"{ids.dtype} {tuple(ids.shape)}"
+            raise SigmelError(f"ids: {shape}, expected torch.uint8 (batch, frames, {len(self.filters)} channels)")
+
+
+def _most(frames: Tensor) -> int:
+    return int(frames.max()) if len(frames) else 0
+
+
+def reflected(index: Tensor, lengths: Tensor) -> Tensor:
+    """(B, n) positions in [0, length) of (n,) positions anywhere, the ends being mirrors that are not repeated."""
+    last = (lengths - 1).clamp(min=0)[:, None]
+    at = index.remainder((2 * last).clamp(min=1))
+    return torch.minimum(at, 2 * last - at).clamp(min=0)
+
+
+def evenly_spaced(bits: int, low: float, high: float, channels: int) -> Tensor:
+    """(C, 2^bits) values from `low` to about `high`; the step has four decimals, as in the authors' package."""
+    if not 1 <= bits <= 7:
+        raise SigmelError(f"bits: {bits}, expected 1 to 7")
+    if not low < high:
+        raise SigmelError(f"low, high: {low} and {high}, expected low < high")
+    step = np.round((high - low) / (2**bits - 1), 4)
+    values = np.array([low + n * step for n in range(2**bits)], dtype=np.float64)
+    return torch.from_numpy(np.tile(values.astype(np.float32), (channels, 1)))
+
+
+def read_codebook(codebook: np.ndarray | list[list[float]] | str | os.PathLike[str], channels: int) -> Tensor:
+    """(C, bins) float32 values of a codebook that is given, or lies in a .npy file.
+
+    Raises:
+        SigmelError: no such file, another shape, or values that do not ascend; the message names the file.
+    """
+    name = f"codebook {codebook}" if isinstance(codebook, (str, os.PathLike)) else "codebook"
+    if isinstance(codebook, (str, os.PathLike)):
+        try:
+            codebook = np.load(Path(codebook), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise SigmelError(f"{name}: cannot be read: {error}") from error
+    try:
+        values = torch.from_numpy(np.array(codebook, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise SigmelError(f"{name}: not an array of numbers: {error}") from error
+    if values.dim() != 2 or len(values) != channels or not 2 <= values.shape[1] <= 256 - len(SPECIAL):
+        raise SigmelError(
+            f"{name}: shape {tuple(values.shape)}, expected ({channels} channels, 2 to {256 - len(SPECIAL)} bins)"
+        )
+    if not (values.isfinite().all() and (values.diff(dim=1) > 0).all()):
+        raise SigmelError(f"{name}: the values of a channel must be finite, and each greater than the one before")
+    return values
+
+
+def nearest_edges(values: Tensor) -> Tensor:
+    """(C, bins - 1) edges of (C, bins) values: the least float32 that is nearer to the upper of two values.
+
+    Nearer is what float32 computes, so that edges are not just midpoints: they are found by bisection over all floats
+    between two values.
+    """
+    below, above = values[:, :-1].contiguous(), values[:, 1:].contiguous()
+    low, high = _ordered(below), _ordered(above)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        number = _ordered(middle.int(), inverse=True)
+        upper = above - number < number - below
+        low, high = torch.where(upper, low, middle), torch.where(upper, middle, high)
+    return _ordered(high.int(), inverse=True)
+
+
+def _ordered(numbers: Tensor, inverse: bool = False) -> Tensor:
+    """Integers that are ordered as the float32 are whose bits they have; or back again."""
+    bits = numbers if inverse else numbers.view(torch.int32)
+    flipped = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return flipped.view(torch.float32) if inverse else flipped.long()

@@ -1,0 +1,1 @@
+"""From spectra and log-mel to dMel ids, and from ids to embeddings."""
