@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from sigmel.errors import SigmelError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -23,6 +25,7 @@ def parallel_map(
     items: Sequence[Item],
     workers: int | None = None,
     description: str = "",
+    dask: str | None = None,
 ) -> Iterator[Result]:
     """Yield ``function(context, item)`` for every item, in order.
 
@@ -32,13 +35,18 @@ def parallel_map(
         items: what to work on.
         workers: number of processes; by default one for each CPU this process may use; 1 works in this process.
         description: of the progress bar.
+        dask: address of a Dask cluster that does the work instead, where sigmel and the files are found, too.
 
     Raises:
+        SigmelError: there is no cluster at that address.
         Whatever ``function`` raises first; work not yet begun is then dropped. Workers also end when this process
         dies in any way, so that nobody goes on writing files.
     """
     from tqdm import tqdm
 
+    if dask:
+        yield from tqdm(_on_cluster(dask, function, context, items), description, len(items), mininterval=1.0)
+        return
     workers = min(workers or usable_cpus(), max(len(items), 1))
     if workers == 1:
         yield from tqdm((function(context, item) for item in items), description, len(items), mininterval=1.0)
@@ -50,6 +58,26 @@ def parallel_map(
         yield from tqdm(results, description, len(items), mininterval=1.0)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_cluster(
+    address: str, function: Callable[[Any, Item], Result], context: Any, items: Sequence[Item]
+) -> Iterator[Result]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise SigmelError("work on a cluster needs Dask: pip install distributed") from error
+    try:
+        client = Client(address, timeout="5s")
+    except (OSError, ValueError) as error:
+        raise SigmelError(f"no Dask cluster answers at {address}: {error}") from error
+    with client:
+        futures = client.map(function, [context] * len(items), items, pure=False)
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            client.cancel(futures)
 
 
 def usable_cpus() -> int:

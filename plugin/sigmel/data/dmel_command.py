@@ -1,0 +1,213 @@
+"""``sigmel dmel``: recordings into dMel archives and back, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sigmel.data.atomic import atomic_path
+from sigmel.data.audio import AudioError, read_audio, write_wav
+from sigmel.data.dmel_archive import DMelArchive, check_same_settings, dmel_archive_writer
+from sigmel.data.manifest import Skipped, Utterance, write_skipped
+from sigmel.data.parallel import parallel_map
+from sigmel.data.speech_source import read_source
+from sigmel.data.stage import at_least
+from sigmel.errors import SigmelError
+from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.phase import PhaseReconstruction
+
+
+class Shard(NamedTuple):
+    """Utterances that go into one archive."""
+
+    path: Path
+    utterances: Sequence[Utterance]
+
+    @property
+    def skipped(self) -> Path:
+        """Where it is told which utterances could not be read."""
+        return self.path.with_suffix(".skipped.jsonl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    verbs = parser.add_subparsers(dest="dmel_verb", metavar="VERB", required=True)
+    encode = verbs.add_parser("encode", help="recordings into archives, 1.6 kB a second")
+    encode.add_argument("source", type=Path, help="a folder of audio, a manifest (.jsonl), or a list (wav.scp)")
+    encode.add_argument(
+        "--output", type=Path, required=True, help="folder of archives; what is in it is not made again"
+    )
+    encode.add_argument("--shard-size", type=at_least(1), default=500, help="utterances a file; default: %(default)s")
+    encode.add_argument("--sample-rate", type=at_least(8000), default=16000, help="Hz; default: %(default)s")
+    encode.add_argument("--hop-ms", type=float, default=25.0, help="between frames; default: %(default)s")
+    encode.add_argument("--bits", type=at_least(1), default=4, help="a channel; default: %(default)s")
+    encode.add_argument("--codebook", type=Path, help="own values of the channels instead (.npy)")
+    _add_workers(encode)
+    decode = verbs.add_parser("decode", help="archives into sound (WAV)")
+    decode.add_argument("source", type=Path, help="an archive, or a folder of them")
+    decode.add_argument("--output", type=Path, required=True, help="folder; files that are there are not made again")
+    decode.add_argument("--id", action="append", help="only this utterance; may be given several times")
+    _add_workers(decode)
+    inspect = verbs.add_parser("inspect", help="what is in archives, or a picture of audio, log-mel, dMel and sound")
+    inspect.add_argument("source", type=Path, help="an archive, a folder of them, or an audio file")
+    inspect.add_argument("--output", type=Path, help="PNG file to draw")
+    inspect.add_argument("--id", help="of an archive, the utterance to draw; default: the first one")
+    inspect.add_argument("--bits", type=at_least(1), default=4, help="for an audio file; default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked; 1 if recordings could not be read."""
+    return {"encode": _encode, "decode": _decode, "inspect": _inspect}[arguments.dmel_verb](arguments)
+
+
+def archives_in(source: Path) -> list[DMelArchive]:
+    """The archives of a folder, or the one at this path; all of the same settings.
+
+    Raises:
+        SigmelError: there is none, or they differ.
+    """
+    paths = sorted(source.glob("*.dmel")) if source.is_dir() else [source]
+    if not paths:
+        raise SigmelError(f"{source}: holds no archive (*.dmel)")
+    archives = [DMelArchive(path) for path in paths]
+    for archive in archives[1:]:
+        check_same_settings(archive.name, archive.tokenizer, archives[0].tokenizer)
+    return archives
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=at_least(1), help="processes; default: one a CPU")
+    parser.add_argument("--dask", metavar="ADDRESS", help="work on this Dask cluster instead (tcp://host:port)")
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    tokenizer = DMelTokenizer(
+        arguments.sample_rate, arguments.hop_ms, arguments.bits, codebook=arguments.codebook
+    )  # of which wrong options are told here
+    utterances = read_source(arguments.source)
+    parts = range(0, len(utterances), arguments.shard_size)
+    shards = [
+        Shard(arguments.output / f"{number:05}.dmel", utterances[first : first + arguments.shard_size])
+        for number, first in enumerate(parts)
+    ]
+    to_do = [shard for shard in shards if not _is_done(shard, tokenizer)]
+    beyond = {path.name for path in arguments.output.glob("*.dmel")} - {shard.path.name for shard in shards}
+    if beyond:
+        raise SigmelError(f"{arguments.output}: holds {min(beyond)}, which is not of these recordings; choose another")
+    for _ in parallel_map(encode_shard, tokenizer.config, to_do, arguments.workers, "archives", arguments.dask):
+        pass
+    archives = archives_in(arguments.output)
+    skipped = sum(len(shard.skipped.read_text().splitlines()) for shard in shards if shard.skipped.exists())
+    print(_facts(archives))
+    if skipped:
+        print(f"{skipped} of {len(utterances)} recordings could not be read; see {arguments.output}/*.skipped.jsonl")
+    return 1 if skipped else 0
+
+
+def _is_done(shard: Shard, tokenizer: DMelTokenizer) -> bool:
+    if not shard.path.exists():
+        return False
+    rows = DMelArchive(shard.path, tokenizer.config).rows
+    known = {utterance.id for utterance in shard.utterances}
+    if not {row["id"] for row in rows} <= known:
+        raise SigmelError(f"{shard.path}: holds other utterances than it would now; choose another --output")
+    return True
+
+
+def encode_shard(config: dict, shard: Shard) -> None:
+    """Write an archive; recordings that cannot be read are told beside it."""
+    torch.set_num_threads(1)  # there is a process for each CPU
+    tokenizer, skipped = DMelTokenizer(**config), []
+    with dmel_archive_writer(shard.path, config) as writer:
+        for utterance in shard.utterances:
+            try:
+                samples, _ = read_audio(utterance.audio_filepath, tokenizer.sample_rate)
+            except AudioError as error:
+                skipped.append(Skipped(utterance, str(error)))
+                continue
+            ids, _ = tokenizer.encode(torch.from_numpy(samples))
+            row = utterance.to_row() | {"duration": len(samples) / tokenizer.sample_rate}
+            del row["id"]
+            writer.write(utterance.id, ids[0].numpy(), **row)
+        if skipped:
+            write_skipped(shard.skipped, skipped)
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    archives = archives_in(arguments.source)
+    wanted = set(arguments.id or ())
+    jobs = []
+    for archive in archives:
+        for row in archive.rows:
+            path = (arguments.output / f"{row['id']}.wav").resolve()
+            if not path.is_relative_to(arguments.output.resolve()):
+                raise SigmelError(f"{archive.name}: the id {row['id']!r} leads out of {arguments.output}")
+            if (not wanted or row["id"] in wanted) and row["frames"] > 1 and not path.exists():
+                jobs.append((archive.name, row["id"], path))
+    missing = wanted - {row["id"] for archive in archives for row in archive.rows}
+    if missing:
+        raise SigmelError(f"{arguments.source}: has no utterance {min(missing)!r}")
+    for _ in parallel_map(decode_utterance, None, jobs, arguments.workers, "sound", arguments.dask):
+        pass
+    print(f"{arguments.output}: {len(jobs)} made")
+    return 0
+
+
+def decode_utterance(_: None, job: tuple[str, str, Path]) -> None:
+    """Write the sound of an utterance: (archive, id, file to write)."""
+    name, utterance_id, path = job
+    torch.set_num_threads(1)
+    archive = DMelArchive(name)
+    tokenizer = DMelTokenizer(**archive.tokenizer)
+    log_mel = tokenizer.decode(torch.from_numpy(np.array(archive[utterance_id]))[None])
+    waveform, _ = PhaseReconstruction(tokenizer)(log_mel)
+    with atomic_path(path) as temporary:
+        write_wav(temporary, waveform[0].numpy(), tokenizer.sample_rate)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    is_archive = arguments.source.is_dir() or arguments.source.suffix == ".dmel"
+    samples = None
+    if is_archive:
+        archives = archives_in(arguments.source)
+        print(_facts(archives))
+        wanted = arguments.id or next((row["id"] for archive in archives for row in archive.rows), "")
+        found = [archive[wanted] for archive in archives if any(row["id"] == wanted for row in archive.rows)]
+        if arguments.id and not found:
+            raise SigmelError(f"{arguments.source}: has no utterance {wanted!r}")
+        tokenizer = DMelTokenizer(**archives[0].tokenizer)
+        ids = torch.from_numpy(np.array(found[0]))[None] if found else None
+    else:
+        tokenizer = DMelTokenizer(bits=arguments.bits)
+        samples, _ = read_audio(arguments.source, tokenizer.sample_rate)
+        ids, _ = tokenizer.encode(torch.from_numpy(samples))
+        print(f"{arguments.source}: {len(samples) / tokenizer.sample_rate:.2f} s, {ids.shape[1]} frames")
+    if arguments.output and ids is not None:
+        from sigmel.analysis.dmel_plots import draw_dmel
+
+        with atomic_path(arguments.output) as temporary:
+            draw_dmel(tokenizer, ids, samples).savefig(temporary, dpi=120)
+        print(arguments.output)
+    return 0
+
+
+def _facts(archives: Sequence[DMelArchive]) -> str:
+    tokenizer = archives[0].tokenizer
+    rows = [row for archive in archives for row in archive.rows]
+    seconds = sum(row["frames"] for row in rows) * tokenizer["hop_ms"] / 1000
+    size = sum(Path(archive.name).stat().st_size for archive in archives)
+    bins = "own values" if tokenizer["codebook"] else f"{tokenizer['bits']} bits"
+    facts = {
+        "archives": f"{len(archives)}",
+        "utterances": f"{len(rows)}",
+        "hours": f"{seconds / 3600:.2f}",
+        "size": f"{size / 1e6:.1f} MB, {size / max(seconds, 1e-9):.0f} bytes a second",
+        "frames": f"{tokenizer['channels']} channels of {bins}, every {tokenizer['hop_ms']:g} ms",
+        "log-mel": f"{tokenizer['sample_rate']} Hz, {tokenizer['low_hz']:g} to {tokenizer['high_hz']:g} Hz",
+    }
+    return "\n".join(f"{name + ':':12}{fact}" for name, fact in facts.items())
