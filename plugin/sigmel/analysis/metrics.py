@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sigmel.data.atomic import atomic_path
-from sigmel.models.encoder import ParameterCounts
+from sigmel.models.stack import ParameterCounts
 
 METRICS = ("step", "seconds", "train_loss", "aux_loss", "attention_norm", "learning_rate", "val_loss", "val_wer")
 

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sigmel import registry
 from sigmel.errors import SigmelError
+from sigmel.layers.attention import MultiHeadAttention
 from sigmel.layers.blocks import BlockState, ConformerBlock, TransformerBlock
 from sigmel.layers.convolution import ConvolutionModule
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, attention_mask, valid_frames
-from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
-from sigmel.layers.routed import RoutedFeedForward
-from sigmel.layers.routing import (
-    Router,
-    RoutingDecision,
-    auxiliary_loss,
-    build_routers,
-    parse_expert_layers,
-)
+from sigmel.layers.routing import RoutingDecision
 from sigmel.layers.subsampling import ConvSubsampling, StackSubsampling
-
-POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}
+from sigmel.models.stack import POSITIONS, RoutedStack, check_choice, check_heads
 
 
 class EncoderOutput(NamedTuple):
@@ -63,14 +55,7 @@ class EncoderState:
     blocks: list[BlockState]
 
 
-class ParameterCounts(NamedTuple):
-    """Parameters of a model, and how many of them one frame uses."""
-
-    total: int
-    active: int
-
-
-class OmniRouterEncoder(nn.Module):
+class OmniRouterEncoder(RoutedStack):
     """Transformer or Conformer encoder with routed experts (arXiv 2507.05724; PathMoE: 2603.18297).
 
     Args:
@@ -143,20 +128,15 @@ class OmniRouterEncoder(nn.Module):
         left_context: int | None = None,
     ):
         super().__init__()
-        _check_choice("block", block, ("conformer", "transformer"))
-        _check_choice("subsampling", subsampling, ("conv", "stack"))
-        _check_choice("positions", positions, tuple(POSITIONS))
+        check_choice("block", block, ("conformer", "transformer"))
+        check_choice("subsampling", subsampling, ("conv", "stack"))
+        check_choice("positions", positions, tuple(POSITIONS))
         sizes = {"input_size": input_size, "d_model": d_model, "num_layers": num_layers, "num_heads": num_heads}
         sizes |= {"subsampling_factor": subsampling_factor, "conv_kernel": conv_kernel}
         for name, size in (sizes | ({} if ff_size is None else {"ff_size": ff_size})).items():
             if size < 1:
                 raise SigmelError(f"{name}: {size} must be at least 1")
-        if d_model % num_heads:
-            raise SigmelError(f"num_heads: {num_heads} does not divide d_model: {d_model}")
-        if positions == "rope" and d_model // num_heads % 2:
-            raise SigmelError(f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; rope needs even")
-        if positions in ("relative", "sinusoidal") and d_model % 2:
-            raise SigmelError(f"d_model: {d_model} must be even for positions: {positions}")
+        check_heads(d_model, num_heads, positions)
         if chunk_size is not None and chunk_size < 1:
             raise SigmelError(f"chunk_size: {chunk_size} must be at least 1, or null for the full context")
         if left_context is not None and (chunk_size is None or left_context < 0):
@@ -165,11 +145,6 @@ class OmniRouterEncoder(nn.Module):
             raise SigmelError(f"conv_kernel: {conv_kernel} must be odd unless chunk_size is set")
 
         self.input_size = input_size
-        self.d_model = d_model
-        self.num_heads = num_heads
-        self.positions = positions
-        self.load_balance_weight = load_balance_weight
-        self.z_loss_weight = z_loss_weight
         self.chunk_size = chunk_size
         self.left_context = left_context
         self.subsampling_factor = subsampling_factor
@@ -181,49 +156,47 @@ class OmniRouterEncoder(nn.Module):
         self.input_norm = nn.LayerNorm(d_model)  # what the blocks add at first must not drown the features
         self.dropout = nn.Dropout(dropout)
 
-        groups = parse_expert_layers(expert_layers, num_layers, experts)
-        # The encoder owns the routers, each once; a layer is given its own in `forward`.
-        self.routers, self.router_of_layer = build_routers(routing, groups, d_model, top_k, jitter, normalize_gates)
         ff_size = 4 * d_model if ff_size is None else ff_size
         attention_class = registry.get("attention", attention)
         if chunk_size is not None and left_context is None and getattr(attention_class, "needs_left_context", False):
             raise SigmelError(f"left_context: attention '{attention}' needs one with chunk_size")
-        # What a frame of a chunked encoder sees once it is under way; without a left context that has no end.
-        keys = None if chunk_size is None or left_context is None else chunk_size + left_context
-        self.blocks = nn.ModuleList()
-        for layer in range(num_layers):
-            feed_forward: FeedForward | ExpertFeedForward
-            if layer in self.router_of_layer:
-                router = cast(Router, self.routers[self.router_of_layer[layer]])
-                feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation, gradient_sharing)
-            else:
-                feed_forward = FeedForward(d_model, ff_size, activation, dropout)
-            where = POSITIONS[positions](d_model, num_heads)
-            try:
-                attend = attention_class(d_model, num_heads, where, keys, **(attention_options or {}))
-            except TypeError as error:  # an unknown option
-                raise SigmelError(f"attention_options: {error}") from error
+
+        def make_block(attend: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward) -> TransformerBlock:
             parts = (d_model, attend, feed_forward, dropout)
             if block == "transformer":
-                self.blocks.append(TransformerBlock(*parts))
-            else:
-                first = FeedForward(d_model, ff_size, activation, dropout)
-                convolution = ConvolutionModule(d_model, conv_kernel, causal=chunk_size is not None)
-                self.blocks.append(ConformerBlock(*parts, first, convolution))
+                return TransformerBlock(*parts)
+            first = FeedForward(d_model, ff_size, activation, dropout)
+            return ConformerBlock(*parts, first, ConvolutionModule(d_model, conv_kernel, chunk_size is not None))
+
+        # The encoder owns the routers, each once; a layer is given its own in `forward`.
+        self.build_blocks(
+            make_block,
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            ff_size=ff_size,
+            positions=positions,
+            attention=attention,
+            attention_options=attention_options,
+            # What a frame of a chunked encoder sees once it is under way; without a left context that has no end.
+            keys=None if chunk_size is None or left_context is None else chunk_size + left_context,
+            activation=activation,
+            dropout=dropout,
+            routing=routing,
+            experts=experts,
+            top_k=top_k,
+            expert_layers=expert_layers,
+            jitter=jitter,
+            load_balance_weight=load_balance_weight,
+            z_loss_weight=z_loss_weight,
+            normalize_gates=normalize_gates,
+            gradient_sharing=gradient_sharing,
+        )
         self.final_norm = nn.LayerNorm(d_model) if block == "transformer" else nn.Identity()
 
     def output_size(self) -> int:
         """D."""
         return self.d_model
-
-    def parameter_counts(self) -> ParameterCounts:
-        """All parameters, and those that one frame uses: of E experts, top_k."""
-        total = sum(p.numel() for p in self.parameters())
-        idle = 0
-        for block, router in self._layers():
-            if router is not None:
-                idle += cast(ExpertFeedForward, block.feed_forward).idle_parameters(router.top_k)
-        return ParameterCounts(total, total - idle)
 
     def forward(self, features: Tensor, lengths: Tensor) -> EncoderOutput:
         """Encode whole utterances.
@@ -237,20 +210,11 @@ class OmniRouterEncoder(nn.Module):
         lengths = self.output_lengths(lengths)
         valid = valid_frames(lengths, x.shape[1])  # (B, T')
         visible = Visible(lengths, x.shape[1], self.chunk_size, self.left_context)
-        x, table = self._position(x, torch.arange(x.shape[1], device=x.device), past=0)
+        x, table = self.position(x, torch.arange(x.shape[1], device=x.device), past=0)
         x = self.dropout(x)
 
-        aux_loss = torch.zeros((), device=x.device)
-        routing, norms = [], []
-        for block, router in self._layers():
-            x, decision, norm = block(x, visible, valid, table, router)
-            if decision is not None:
-                routing.append(decision)
-                aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
-            if norm is not None:
-                norms.append((norm * valid).sum() / valid.sum().clamp(min=1))
-        hidden = self.final_norm(x) * valid[..., None]
-        return EncoderOutput(hidden, lengths, aux_loss, tuple(routing), torch.stack(norms) if norms else None)
+        x, aux_loss, routing, norms = self.run_blocks(x, visible, valid, table)
+        return EncoderOutput(self.final_norm(x) * valid[..., None], lengths, aux_loss, routing, norms)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Encoder frames of so many feature frames: ceil(lengths / subsampling_factor)."""
@@ -268,7 +232,7 @@ class OmniRouterEncoder(nn.Module):
         return EncoderState(
             torch.zeros(batch_size, dtype=torch.int64, device=device),
             self.subsampling.initial_state(batch_size),
-            [block.initial_state(batch_size, self.left_context) for block, _ in self._layers()],
+            [block.initial_state(batch_size, self.left_context) for block, _ in self.layers()],
         )
 
     def step(
@@ -307,41 +271,9 @@ class OmniRouterEncoder(nn.Module):
         seen = state.frames[:, None] >= past - torch.arange(past, device=x.device)  # (B, past)
         seen = seen[:, None, None].expand(batch, 1, frames, past)
         mask = torch.cat([seen, attention_mask(valid, whole)], dim=-1)  # (B, 1, T, past + T)
-        x, table = self._position(x, state.frames[:, None] + torch.arange(frames, device=x.device), past)
+        x, table = self.position(x, state.frames[:, None] + torch.arange(frames, device=x.device), past)
         blocks = []
-        for (block, router), before in zip(self._layers(), state.blocks, strict=True):
+        for (block, router), before in zip(self.layers(), state.blocks, strict=True):
             x, after = block.step(x, before, mask, valid, self.left_context, table, router)
             blocks.append(after)
         return self.final_norm(x) * valid[..., None], EncoderState(state.frames + frames, subsampling, blocks)
-
-    def _layers(self) -> list[tuple[TransformerBlock, Router | None]]:
-        """Each block with the router it is given."""
-        routers = [self.router_of_layer.get(layer) for layer in range(len(self.blocks))]
-        return [
-            (cast(TransformerBlock, block), None if router is None else cast(Router, self.routers[router]))
-            for block, router in zip(self.blocks, routers, strict=True)
-        ]
-
-    def _position(self, x: Tensor, frames: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
-        """x with its positions added, if they are, and the table of the attentions' positions; see there."""
-        if self.positions == "sinusoidal":
-            x = x + sinusoids(frames, self.d_model).to(x.dtype)
-        return x, POSITIONS[self.positions].table(frames, past, self.d_model, self.num_heads)
-
-
-def parameter_counts(model: nn.Module) -> ParameterCounts:
-    """All parameters of a model that may hold our encoders, and those that one frame uses."""
-    total = sum(p.numel() for p in model.parameters())
-    idle = 0
-    for module in model.modules():
-        if isinstance(module, OmniRouterEncoder):
-            counts = module.parameter_counts()
-            idle += counts.total - counts.active
-        elif isinstance(module, RoutedFeedForward):
-            idle += module.experts.idle_parameters(module.router.top_k)
-    return ParameterCounts(total, total - idle)
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SigmelError(f"{option}: '{value}' is none of {', '.join(choices)}")

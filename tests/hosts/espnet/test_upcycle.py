@@ -16,7 +16,7 @@ from sigmel.hosts.espnet import OmniRouterConformerEncoder
 from sigmel.layers.experts import ExpertFeedForward
 from sigmel.layers.masks import valid_frames
 from sigmel.layers.routing import auxiliary_loss
-from sigmel.models.encoder import parameter_counts
+from sigmel.models.stack import parameter_counts
 from sigmel.models.upcycling import UPCYCLED
 
 OURS = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32, "subsampling": "stack", "routing": "dense"}

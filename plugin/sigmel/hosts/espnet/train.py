@@ -32,7 +32,7 @@ from sigmel.data.tokenizer import load_tokenizer
 from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts import espnet_registration
-from sigmel.models.encoder import parameter_counts
+from sigmel.models.stack import parameter_counts
 
 espnet_registration.register()
 

@@ -36,7 +36,7 @@ from sigmel.data.manifest import write_manifest
 from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts.strict import check_when_loaded
-from sigmel.models.encoder import parameter_counts
+from sigmel.models.stack import parameter_counts
 
 
 @dataclass
