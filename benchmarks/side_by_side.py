@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -64,6 +66,21 @@ def _milliseconds(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - began)
+
+
+def peak(setup: str, form: str) -> float:
+    """MB that `form` adds to the most memory a fresh process has had after `setup` (Linux)."""
+    code = f"""
+import torch
+from pathlib import Path
+torch.set_num_threads({torch.get_num_threads()})
+{setup}
+most = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = most()
+{form}
+print(most() - before)
+"""
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def matmul_rate(size: int = 2048) -> float:

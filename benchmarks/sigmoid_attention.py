@@ -6,11 +6,8 @@ The peer is torch's F.scaled_dot_product_attention. Whether ours is right is che
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import torch
-from side_by_side import Row, compare, matmul_rate, options, report
+from side_by_side import Row, compare, matmul_rate, options, peak, report
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -105,28 +102,18 @@ def decoding(keys: int, repeats: int) -> Row:
         )
 
 
-def peak(form: str) -> float:
-    """MB that one call at T = 4000 adds to the most memory a fresh process has had (Linux)."""
-    code = f"""
-import torch
-from pathlib import Path
+SETUP = """
 from sigmel.ops import sigmoid_attention
 q, k, v = (torch.randn(1, 8, 4000, 64) for _ in range(3))
 first = q[:, :, :1], k[:, :, :1], v[:, :, :1]  # loads what is loaded once, and frees nothing large
 sigmoid_attention(*first)
 torch.sigmoid(first[0] @ first[1].mT) @ first[2]
-most = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-before = most()
-with torch.no_grad():
-    {form}
-print(most() - before)
 """
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def memory() -> Row:
     """Extra memory at its peak, output included, against the eager formula."""
-    ours, eager = peak("sigmoid_attention(q, k, v)"), peak("torch.sigmoid(q @ k.mT / 8 - 8.3) @ v")
+    ours, eager = peak(SETUP, "sigmoid_attention(q, k, v)"), peak(SETUP, "torch.sigmoid(q @ k.mT / 8 - 8.3) @ v")
     return Row(
         "memory (1, 8, 4000, 64)", "MB", round(ours, 1), "eager sigmoid", round(eager, 1), round(eager / ours, 1)
     )
