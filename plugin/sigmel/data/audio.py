@@ -52,7 +52,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
         raise AudioError(f"{path}: holds no samples")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: holds NaN or infinite samples")
-    mono = samples.mean(axis=1, dtype=np.float32)
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if sample_rate is not None and sample_rate != rate:
         return resample(mono, rate, sample_rate), sample_rate
     return mono, rate

@@ -22,7 +22,7 @@ from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
 
 SPECIAL = ("pad", "bos", "eos")  # whole frames, with the ids that follow those of the bins
-BLOCK = 256  # frames whose spectra are held at once, on a CPU
+BLOCK = 128  # frames whose spectra are held at once, on a CPU: they fit its caches
 
 
 @dataclass
@@ -281,21 +281,34 @@ class DMelTokenizer(Float32Buffers):
 
         `samples` (B, n) begin with sample `origin` of utterances that are (B,) `lengths` long.
         """
-        block = max(1, BLOCK // len(samples)) if samples.device.type == "cpu" else frames
-        shortest = int(lengths.min()) if samples.device.type == "cpu" else 0
-        for start in range(first, frames, max(1, block)):
-            count = min(block, frames - start)
+        for start, end, inside in self._blocks(lengths, frames, first):
+            count = end - start
             left = start * self.hop - self._before
             right = left + (count - 1) * self.hop + len(self.window)
-            if left >= 0 and right <= shortest:
+            if inside:
                 part = samples[:, left - origin : right - origin]
             else:
                 at = reflected(torch.arange(left, right, device=samples.device), lengths) - origin
                 part = samples.gather(1, at)
             windows = samples.new_zeros(len(samples), count, self.n_fft)
-            inside = windows[..., self._margin : self._margin + len(self.window)]
-            torch.mul(part.unfold(1, len(self.window), self.hop), self.window, out=inside)
+            middle = windows[..., self._margin : self._margin + len(self.window)]
+            torch.mul(part.unfold(1, len(self.window), self.hop), self.window, out=middle)
             yield start, torch.fft.rfft(windows)
+
+    def _blocks(self, lengths: Tensor, frames: int, first: int) -> Iterator[tuple[int, int, bool]]:
+        """Frames that are worked on at once: from, to, and whether their windows lie within all utterances.
+
+        On another device than a CPU, where memory is plenty and calls are dear, that is all frames.
+        """
+        if lengths.device.type != "cpu":
+            yield from [(first, frames, False)] if frames > first else []
+            return
+        size, shortest = max(1, BLOCK // max(1, len(lengths))), int(lengths.min()) if len(lengths) else 0
+        begin = -(-self._before // self.hop)  # the first frame whose window begins after the beginning
+        last = max(begin, (shortest - self.look_ahead) // self.hop + 1)  # the first one whose window ends too late
+        for low, high, inside in ((0, begin, False), (begin, last, True), (last, frames, False)):
+            low, high = max(low, first), min(high, frames)
+            yield from ((start, min(start + size, high), inside) for start in range(low, high, size))
 
     def _checked(self, waveform: Tensor, lengths: Tensor | None, sample_rate: int | None) -> tuple[Tensor, Tensor]:
         if waveform.dim() == 1:
