@@ -5,6 +5,7 @@ import torch
 from espnet2.tasks import asr
 
 from sigmel import SigmelError
+from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.log_mel import LogMel
 from sigmel.hosts.espnet import espnet_encoder, espnet_frontend
 
@@ -73,3 +74,13 @@ def test_the_front_end_is_the_registered_one():
     assert features.shape[1] == 50
     with pytest.raises(SigmelError, match=r"frontend 'log_mel' .* has no option 'n_mels'"):
         espnet_frontend("log_mel")(n_mels=40)
+
+
+def test_dmel_is_a_front_end():
+    frontend = asr.frontend_choices.get_class("dmel")(fs="16k", hop_ms=25.0).eval()
+    waveforms, lengths = 0.1 * torch.randn(2, 16000), torch.tensor([16000, 9000])
+    features, frames = frontend(waveforms, lengths)
+    assert frames.tolist() == [41, 23]
+    assert features.shape == (2, 41, frontend.output_size())
+    ids, _ = DMelTokenizer().encode(waveforms, lengths)
+    assert torch.equal(((features[0] + 1) * 7.5).round(), ids[0].float())

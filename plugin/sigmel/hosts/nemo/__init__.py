@@ -20,6 +20,7 @@ if _version.split(".")[0] != "3":
     )
 
 from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, swap_attention, upcycle
+from sigmel.hosts.nemo.dmel import DMelPreprocessor
 from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
 from sigmel.hosts.nemo.expert_parallel import ExpertParallel
 from sigmel.hosts.nemo.monitor import AttentionNormMonitor, RoutingMonitor
@@ -28,6 +29,7 @@ allow_targets()
 
 __all__ = [
     "AttentionNormMonitor",
+    "DMelPreprocessor",
     "ExpertParallel",
     "OmniRouterConformerEncoder",
     "OmniRouterEncoder",
