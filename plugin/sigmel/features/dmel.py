@@ -22,7 +22,7 @@ from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
 
 SPECIAL = ("pad", "bos", "eos")  # whole frames, with the ids that follow those of the bins
-BLOCK = 128  # frames whose spectra are held at once, on a CPU: they fit its caches
+BLOCK = 128  # frames whose spectra a thread of a CPU holds at once: they fit its caches
 
 
 @dataclass
@@ -303,7 +303,8 @@ class DMelTokenizer(Float32Buffers):
         if lengths.device.type != "cpu":
             yield from [(first, frames, False)] if frames > first else []
             return
-        size, shortest = max(1, BLOCK // max(1, len(lengths))), int(lengths.min()) if len(lengths) else 0
+        size = max(1, BLOCK * torch.get_num_threads() // max(1, len(lengths)))
+        shortest = int(lengths.min()) if len(lengths) else 0
         begin = -(-self._before // self.hop)  # the first frame whose window begins after the beginning
         last = max(begin, (shortest - self.look_ahead) // self.hop + 1)  # the first one whose window ends too late
         for low, high, inside in ((0, begin, False), (begin, last, True), (last, frames, False)):
