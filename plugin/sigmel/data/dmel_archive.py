@@ -164,6 +164,21 @@ def dmel_archive_writer(path: str | os.PathLike[str], tokenizer: Mapping[str, An
         writer.close()
 
 
+def archives_in(source: Path, tokenizer: Mapping[str, Any] | None = None) -> list[DMelArchive]:
+    """The archives of a folder, or the one at this path; all of the same settings, and of these if there are any.
+
+    Raises:
+        SigmelError: there is none, or they differ.
+    """
+    paths = sorted(source.glob("*.dmel")) if source.is_dir() else [source]
+    if not paths:
+        raise SigmelError(f"{source}: holds no archive (*.dmel)")
+    archives = [DMelArchive(path, tokenizer) for path in paths]
+    for archive in archives[1:]:
+        check_same_settings(archive.name, archive.tokenizer, archives[0].tokenizer)
+    return archives
+
+
 def packed(ids: np.ndarray) -> np.ndarray:
     """(T, (C + 1) // 2) bytes of (T, C) ids below 16."""
     padded = np.pad(ids, ((0, 0), (0, ids.shape[1] % 2)))

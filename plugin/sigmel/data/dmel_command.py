@@ -12,7 +12,7 @@ import torch
 
 from sigmel.data.atomic import atomic_path
 from sigmel.data.audio import AudioError, read_audio, write_wav
-from sigmel.data.dmel_archive import DMelArchive, check_same_settings, dmel_archive_writer
+from sigmel.data.dmel_archive import DMelArchive, archives_in, dmel_archive_writer
 from sigmel.data.manifest import Skipped, Utterance, write_skipped
 from sigmel.data.parallel import parallel_map
 from sigmel.data.speech_source import read_source
@@ -63,21 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; 1 if recordings could not be read."""
     return {"encode": _encode, "decode": _decode, "inspect": _inspect}[arguments.dmel_verb](arguments)
-
-
-def archives_in(source: Path) -> list[DMelArchive]:
-    """The archives of a folder, or the one at this path; all of the same settings.
-
-    Raises:
-        SigmelError: there is none, or they differ.
-    """
-    paths = sorted(source.glob("*.dmel")) if source.is_dir() else [source]
-    if not paths:
-        raise SigmelError(f"{source}: holds no archive (*.dmel)")
-    archives = [DMelArchive(path) for path in paths]
-    for archive in archives[1:]:
-        check_same_settings(archive.name, archive.tokenizer, archives[0].tokenizer)
-    return archives
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -83,10 +83,10 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
     return size
 
 
-def load_tokenizer(folder: Path) -> SentencePieceProcessor:
-    """Load the tokenizer that lies in ``folder``."""
+def load_tokenizer(path: Path) -> SentencePieceProcessor:
+    """Load a tokenizer: a file, or the ``tokenizer.model`` of a folder."""
     sentencepiece = _sentencepiece()
-    path = Path(folder) / "tokenizer.model"
+    path = Path(path) / "tokenizer.model" if Path(path).suffix != ".model" else Path(path)
     if not path.is_file():
         raise SigmelError(f"{path}: no such file; train a tokenizer first (python -m sigmel.data.tokenizer)")
     try:

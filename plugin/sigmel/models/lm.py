@@ -161,14 +161,22 @@ class DMelLM(RoutedStack):
 
     # --- Sequences
 
-    def recognition(self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Sequence:
+    def recognition(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        learn_speech: bool = False,
+    ) -> Sequence:
         """RichASR: speech, then text, which is learned.
 
         Args:
             speech: (B, T, C) uint8 ids without special frames; speech_lengths: (B,).
             text: (B, U) int64 tokens from 0 on; text_lengths: (B,).
+            learn_speech: foretell the speech as well, as a language model does. Default: False.
         """
-        return self._join([self._speech(speech, speech_lengths, False), self._text(text, text_lengths, True)])
+        return self._join([self._speech(speech, speech_lengths, learn_speech), self._text(text, text_lengths, True)])
 
     def synthesis(
         self,
@@ -280,32 +288,12 @@ class DMelLM(RoutedStack):
         return found
 
     def speak(
-        self,
-        text: Tensor,
-        lengths: Tensor,
-        speakers: Tensor | None = None,
-        max_frames: int = 1000,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        self, text: Tensor, lengths: Tensor, speakers: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """dMel of texts.
-
-        Args:
-            text: (B, U) int64 tokens; lengths: (B,).
-            speakers: (B, S), where the model knows of any.
-            max_frames: at most. Default: 1000.
-            temperature, top_k, top_p, generator: see `sample`.
-
-        Returns:
-            (B, T, C) uint8 ids without special frames, and their (B,) lengths.
-        """
-        empty = torch.zeros(len(text), 0, self.channels, dtype=torch.uint8, device=text.device)
-        frames, made = [empty], torch.zeros_like(lengths)
-        for frame, exists in self.speak_stream(
-            text, lengths, speakers, max_frames, temperature, top_k, top_p, generator
-        ):
+        """dMel of texts: (B, T, C) uint8 ids without special frames, and their (B,) lengths; see `speak_stream`."""
+        frames = [torch.zeros(len(text), 0, self.channels, dtype=torch.uint8, device=text.device)]
+        made = torch.zeros_like(lengths)
+        for frame, exists in self.speak_stream(text, lengths, speakers, **options):
             frames.append(frame[:, None])
             made = made + exists
         return torch.cat(frames, dim=1), made
@@ -322,7 +310,17 @@ class DMelLM(RoutedStack):
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The frames of `speak` one after the other: (B, C) ids, and (B,) whether the utterance still goes on."""
+        """dMel of texts, frame by frame.
+
+        Args:
+            text: (B, U) int64 tokens; lengths: (B,).
+            speakers: (B, S), where the model knows of any.
+            max_frames: at most. Default: 1000.
+            temperature, top_k, top_p, generator: see `sample`.
+
+        Yields:
+            (B, C) uint8 ids, those of padding where an utterance has ended, and (B,) whether it still goes on.
+        """
         empty = torch.zeros(len(text), 0, self.channels, dtype=torch.uint8, device=text.device)
         parts = [self._text(text, lengths, False), self._speech(empty, torch.zeros_like(lengths), False, ends=False)]
         hidden, state = self._prefill(self._join([*self._speaker(speakers), *parts]))

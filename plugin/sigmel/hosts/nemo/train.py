@@ -1,11 +1,12 @@
-"""Train a NeMo CTC model from a Hydra configuration, so that a killed run goes on where it stopped.
+"""Train a NeMo model from a Hydra configuration, so that a killed run goes on where it stopped.
 
 ``python -m sigmel.hosts.nemo.train --config-path egs/fsdd/asr1/conf --config-name tiny recipe.exp_dir=exp/mine ...``
 
-NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)``, ``fit``,
-``save_to``) plus what a recipe needs: checks of the manifests before anything starts, one line of progress,
-``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and ``model.nemo`` that exists only
-when it is complete. The recipe's own options are the fields of `Recipe`, under ``recipe`` in the configuration.
+NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)`` or the class
+that ``model.target`` names, ``fit``, ``save_to``) plus what a recipe needs: checks of the manifests before anything
+starts, one line of progress, ``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and
+``model.nemo`` that exists only when it is complete. The recipe's own options are the fields of `Recipe`, under
+``recipe`` in the configuration.
 NeMo's ``init_from_nemo_model: model.nemo``, at the top, begins with the weights of another model, see `initialise`.
 """
 
@@ -25,8 +26,10 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import EncDecCTCModelBPE
+from nemo.core import ModelPT
 from nemo.core.config import hydra_runner
 from nemo.utils import logging as nemo_logging
+from nemo.utils.model_utils import import_class_by_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -107,7 +110,7 @@ class Progress(pl.Callback):
             step,
             train_loss=loss,
             aux_loss=sum(float(value) for key, value in logged.items() if key.startswith("adapter_loss")),
-            **attention_norm(pl_module.encoder),
+            **attention_norm(getattr(pl_module, "encoder", None)),
             learning_rate=float(logged["learning_rate"]),
         )
         self._print(trainer, loss)
@@ -118,8 +121,10 @@ class Progress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logged = trainer.callback_metrics
-        self._record(trainer.global_step, **{key: float(logged[key]) for key in ("val_loss", "val_wer")})
-        _say(f"step {trainer.global_step}  dev wer {100 * float(logged['val_wer']):.1f} %", end="\n")
+        found = {key: float(logged[key]) for key in ("val_loss", "val_wer") if key in logged}
+        self._record(trainer.global_step, **found)
+        told = f"dev wer {100 * found['val_wer']:.1f} %" if "val_wer" in found else f"dev loss {found['val_loss']:.3f}"
+        _say(f"step {trainer.global_step}  {told}", end="\n")
 
     def _record(self, step: int, **values: float) -> None:
         row = self.rows.setdefault(step, {"step": step})
@@ -140,7 +145,7 @@ class Progress(pl.Callback):
         )
 
 
-def attention_norm(encoder: torch.nn.Module) -> dict[str, float]:
+def attention_norm(encoder: torch.nn.Module | None) -> dict[str, float]:
     """The column of ``metrics.csv``, if this is an encoder of ours."""
     norms = getattr(encoder, "attention_norms", None)
     return {} if norms is None else {"attention_norm": round(float(norms.mean()), 4)}
@@ -180,7 +185,7 @@ def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
         raise SigmelError(f"{checkpoint}: a damaged checkpoint; remove it to go on from an earlier one") from error
 
 
-def initialise(model: EncDecCTCModelBPE, cfg: DictConfig) -> None:
+def initialise(model: ModelPT, cfg: DictConfig) -> None:
     """Begin with the weights of ``init_from_nemo_model``, if the configuration names one: with all of them.
 
     NeMo would leave at its random start what the file lacks, and drop what the model lacks. It still does so where
@@ -199,7 +204,7 @@ def initialise(model: EncDecCTCModelBPE, cfg: DictConfig) -> None:
         model.maybe_init_from_pretrained_checkpoint(cfg)
     except Exception as error:  # a foreign file fails in many ways
         raise SigmelError(f"init_from_nemo_model: {path}: {error}") from error
-    if isinstance(path, str):
+    if isinstance(path, str) and isinstance(model, EncDecCTCModelBPE):
         signature = inspect.signature(type(getattr(model.encoder, "core", model.encoder)))
         defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
         theirs = defaults | _encoder_options(EncDecCTCModelBPE.restore_from(path, return_config=True))
@@ -244,8 +249,10 @@ def train(cfg: DictConfig) -> None:
     else:
         with atomic_path(settings) as temporary:
             temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    for name in ("train", "validation"):
-        check_manifest(name, cfg.model[f"{name}_ds"], cfg.model, exp_dir)
+    model_class = _model_class(cfg.model)
+    if issubclass(model_class, EncDecCTCModelBPE):
+        for name in ("train", "validation"):
+            check_manifest(name, cfg.model[f"{name}_ds"], cfg.model, exp_dir)
 
     saving = ModelCheckpoint(
         dirpath=folder,
@@ -267,7 +274,7 @@ def train(cfg: DictConfig) -> None:
     }
     try:
         trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
-        model = EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)
+        model = model_class(cfg=cfg.model, trainer=trainer)
         if not resume:
             initialise(model, cfg)
     except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
@@ -290,6 +297,20 @@ def train(cfg: DictConfig) -> None:
     with atomic_path(exp_dir / "model.nemo") as temporary:
         model.save_to(str(temporary))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _model_class(model: DictConfig) -> type[ModelPT]:
+    """What `model.target` names; a CTC model with subwords where there is none."""
+    target = model.get("target")
+    if target is None:
+        return EncDecCTCModelBPE
+    try:
+        found = import_class_by_path(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SigmelError(f"model.target: {target}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, ModelPT)):
+        raise SigmelError(f"model.target: {target} is no model of NeMo's")
+    return found
 
 
 def _step(checkpoint: Path) -> int:

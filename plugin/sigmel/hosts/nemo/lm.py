@@ -1,0 +1,206 @@
+"""RichASR and RichTTS (arXiv 2407.15835) as a NeMo model: trained by Lightning, saved as ``.nemo``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from nemo.collections.asr.metrics.wer import word_error_rate
+from nemo.core import ModelPT
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sigmel.data.audio import read_audio
+from sigmel.data.dmel_batches import BatchesOfLikeLength, SpokenText, SpokenTexts, collate
+from sigmel.data.tokenizer import load_tokenizer, uncovered
+from sigmel.errors import SigmelError
+from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.phase import PhaseReconstruction
+from sigmel.models.lm import DMelLM
+
+TASKS = ("asr", "tts", "joint")
+
+
+class DMelLMModel(ModelPT):
+    """A `DMelLM` with its tokenisers, which learns to recognise, to speak, or both.
+
+    Args:
+        cfg: ``task``: "asr", "tts" or "joint"; ``speech_weight``: in recognition, of the loss of foretelling the
+            speech itself, as a language model does (0 for none); ``dmel``: settings of `DMelTokenizer`;
+            ``tokenizer.dir``: folder of a SentencePiece model; ``lm``: options of `DMelLM`; ``train_ds`` and
+            ``validation_ds``: ``archives``, a folder that ``sigmel dmel encode`` made, and ``max_frames`` of a batch;
+            ``optim`` as in any NeMo model.
+        trainer: Lightning's.
+
+    Raises:
+        SigmelError: a setting or a data set that cannot be used, by name.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        if cfg.task not in TASKS:
+            raise SigmelError(f"model.task: '{cfg.task}' is none of {', '.join(TASKS)}")
+        self.spelling: Any = None  # NeMo asks for data loaders in its constructor, before there is any
+        super().__init__(cfg=cfg, trainer=trainer)
+        given = cfg.tokenizer.get("model_path") or str(Path(cfg.tokenizer.dir) / "tokenizer.model")
+        self.spelling = load_tokenizer(Path(self.register_artifact("tokenizer.model_path", given)))
+        options = OmegaConf.to_container(cfg.dmel, resolve=True)
+        self.dmel = DMelTokenizer(**options)
+        lm = OmegaConf.to_container(cfg.lm, resolve=True)
+        self.lm = DMelLM(self.spelling.vocab_size(), len(self.dmel.filters), self.dmel.bins, **lm)
+        if not self._is_model_being_restored():
+            for name, setup in (("train_ds", self.setup_training_data), ("validation_ds", self.setup_validation_data)):
+                if cfg.get(name) is not None:
+                    setup(cfg[name])
+
+    # --- Data
+
+    def setup_training_data(self, train_data_config: DictConfig) -> None:  # NeMo's names
+        """Read what `train_ds` names."""
+        self._train_dl = self._loader("train_ds", train_data_config, shuffle=True)
+
+    def setup_validation_data(self, val_data_config: DictConfig) -> None:
+        """Read what `validation_ds` names."""
+        self._validation_dl = self._loader("validation_ds", val_data_config, shuffle=False)
+
+    def _loader(self, name: str, section: DictConfig, shuffle: bool) -> DataLoader | None:
+        if self.spelling is None:
+            return None
+        if not section.get("archives"):
+            raise SigmelError(f"model.{name}.archives: names no folder of dMel archives")
+        texts = SpokenTexts(Path(section.archives), self.dmel.config, self.spelling.encode)
+        for row in texts.rows:
+            if missing := uncovered(self.spelling, row["text"]):
+                where = f"{section.archives}: {row['id']}"
+                raise SigmelError(f"{where}: the tokenizer has no piece for {missing} in {row['text']!r}")
+        frames = [row["frames"] for row in texts.rows]
+        batches = BatchesOfLikeLength(frames, section.max_frames, section.get("seed", 0), shuffle)
+        return DataLoader(texts, batch_sampler=batches, collate_fn=collate, num_workers=section.get("num_workers", 0))
+
+    # --- Training
+
+    def training_step(self, batch: SpokenText, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss, parts = self._loss(batch)
+        rate = self._optimizer.param_groups[0]["lr"]
+        self.log_dict({"train_loss": loss.detach(), "learning_rate": rate, **parts})
+        return loss
+
+    def validation_step(self, batch: SpokenText, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The loss and, for recognition, the word error rate of a batch."""
+        loss, _ = self._loss(batch)
+        found: dict[str, Any] = {"val_loss": loss, "size": len(batch.text)}
+        if self.cfg.task != "tts":
+            tokens = self.lm.transcribe(batch.speech, batch.speech_lengths)
+            found["hypotheses"] = [self.spelling.decode(one) for one in tokens]
+            rows = zip(batch.text, batch.text_lengths, strict=True)
+            found["references"] = [self.spelling.decode(text[:length].tolist()) for text, length in rows]
+        self._found.append(found)
+        return found
+
+    def on_validation_epoch_start(self) -> None:
+        """Nothing found so far."""
+        self._found: list[dict[str, Any]] = []
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
+        """Log `val_loss` and, for recognition, `val_wer`."""
+        total = sum(one["size"] for one in self._found)
+        self.log("val_loss", sum(one["val_loss"] * one["size"] for one in self._found) / total)
+        if self.cfg.task != "tts":
+            pairs = [[text for one in self._found for text in one[name]] for name in ("hypotheses", "references")]
+            self.log("val_wer", word_error_rate(*pairs))
+
+    def _loss(self, batch: SpokenText) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be small, and its parts for the log."""
+        speech, speech_lengths, text, text_lengths = batch
+        loss, parts = torch.zeros((), device=speech.device), {}
+        if self.cfg.task != "tts":
+            weight = self.cfg.get("speech_weight", 0.0)
+            heard = self.lm(self.lm.recognition(speech, speech_lengths, text, text_lengths, bool(weight)))
+            loss = loss + heard.text_loss + weight * heard.speech_loss + heard.aux_loss
+            parts["text_loss"] = heard.text_loss.detach()
+        if self.cfg.task != "asr":
+            speakers = self._voices(speech, speech_lengths)
+            said = self.lm(self.lm.synthesis(text, text_lengths, speech, speech_lengths, speakers))
+            loss = loss + said.speech_loss + said.aux_loss
+            parts["speech_loss"] = said.speech_loss.detach()
+        return loss, parts
+
+    # --- Use
+
+    def _voices(self, speech: Tensor, lengths: Tensor) -> Tensor | None:
+        """(B, 2 C) what a voice is told by, where the model is to know of it: see `voice_print`."""
+        return voice_print(self.dmel, speech, lengths) if self.lm.speaker_size else None
+
+    @torch.no_grad()
+    def transcribe(self, paths: Sequence[str | Path], batch_size: int = 16) -> list[str]:
+        """Texts of audio files.
+
+        Raises:
+            AudioError: a file that cannot be used.
+        """
+        self.eval()
+        texts = []
+        for first in range(0, len(paths), batch_size):
+            audio = [read_audio(path, self.dmel.sample_rate)[0] for path in paths[first : first + batch_size]]
+            lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
+            rows = [torch.from_numpy(samples) for samples in audio]
+            waveforms = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+            tokens = self.lm.transcribe(*self.dmel.encode(waveforms, lengths))
+            texts += [self.spelling.decode(one) for one in tokens]
+        return texts
+
+    @torch.no_grad()
+    def speak(
+        self, texts: Sequence[str], voice: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> list[np.ndarray]:
+        """Sound of texts, without a trained vocoder, at the sample rate of the model's dMel.
+
+        Args:
+            texts: what to say.
+            voice: (B or 1, 2 C) of `voice_print`, where the model knows of any. Default: None.
+            seed: of the random numbers. Default: 0.
+            **options: of `DMelLM.speak_stream`.
+
+        Raises:
+            SigmelError: the tokenizer cannot spell a text; a voice that is missing or not asked for.
+        """
+        self.eval()
+        for text in texts:
+            if missing := uncovered(self.spelling, text):
+                raise SigmelError(f"the tokenizer has no piece for {missing} in {text!r}")
+        rows = [torch.tensor(self.spelling.encode(text), dtype=torch.int64) for text in texts]
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        voice = None if voice is None else voice.to(self.device).expand(len(texts), -1)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        ids, frames = self.lm.speak(tokens, lengths, voice, generator=generator, **options)
+        waveforms, samples = PhaseReconstruction(self.dmel).to(self.device)(self.dmel.decode(ids, frames), frames)
+        return [row[:count].cpu().numpy() for row, count in zip(waveforms, samples.tolist(), strict=True)]
+
+    @classmethod
+    def list_available_models(cls) -> None:
+        """There are none to download."""
+        return None
+
+
+def voice_print(dmel: DMelTokenizer, speech: Tensor, lengths: Tensor) -> Tensor:
+    """(B, 2 C) mean and deviation over time of each channel: how a voice, and its recording, sound on the whole.
+
+    A vector of a speaker that needs no training; any other of the size that the model was trained with may be given.
+
+    Args:
+        dmel: what made the ids.
+        speech: (B, T, C) uint8 ids.
+        lengths: (B,).
+    """
+    valid = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
+    mel = dmel.decode(speech.masked_fill(~valid[..., None], 0)) * valid[..., None]
+    count = lengths.clamp(min=1)[:, None]
+    mean = mel.sum(1) / count
+    square = mel.square().sum(1) / count
+    return torch.cat([mean, (square - mean.square()).clamp(min=0).sqrt()], dim=-1)
