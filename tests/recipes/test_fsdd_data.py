@@ -254,7 +254,7 @@ def test_killed_run_is_repeated_cleanly(data, fsdd, official, tmp_path, how):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=120)[1]
     assert not output.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130

@@ -137,3 +137,17 @@ def test_fsdd_takes_every_speaker_in_turn(egs, tmp_path):
     assert status == 0, errors
     for speaker in ("anna", "bert_2"):
         assert (egs / f"fsdd/asr1/exp/nemo_nano_omni_seed1_loso_{speaker}/tokenizer/tokenizer.model").exists()
+
+
+@pytest.mark.slow
+def test_a_language_model_from_audio_to_table(egs, make_digits):
+    recipe, digits = egs / "fsdd/rich1", make_digits({"ann": 1.0, "bob": 1.2})
+    status, output, errors = finish(recipe, "--size", "nano", "--fsdd_dir", str(digits), "--routing", "omni")
+    assert status == 0, errors
+    (row,) = json.loads((recipe / "results.json").read_text())
+    assert (row["test_set"], row["size"], row["routing"]) == ("test_official", "nano", "omni")
+    assert row["params_active"] < row["params_total"]
+    assert "| test_official | nemo nano omni | 1 |" in (recipe / "README.md").read_text()
+    status, output, _ = finish(recipe, "--size", "nano", "--fsdd_dir", str(digits), "--routing", "omni")
+    assert output.count("is there already") == 8
+    assert status == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr.metrics.wer import word_error_rate
+from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from sigmel.data.audio import read_audio
@@ -136,23 +138,30 @@ class DMelLMModel(ModelPT):
         """(B, 2 C) what a voice is told by, where the model is to know of it: see `voice_print`."""
         return voice_print(self.dmel, speech, lengths) if self.lm.speaker_size else None
 
-    @torch.no_grad()
     def transcribe(self, paths: Sequence[str | Path], batch_size: int = 16) -> list[str]:
         """Texts of audio files.
 
         Raises:
             AudioError: a file that cannot be used.
         """
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for first in range(0, len(paths), batch_size):
+                audio = [read_audio(path, self.dmel.sample_rate)[0] for path in paths[first : first + batch_size]]
+                rows = [torch.from_numpy(samples) for samples in audio]
+                yield pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+        return [found.text for batch in self.transcribe_generator(batches()) for found in batch]
+
+    @torch.no_grad()
+    def transcribe_generator(
+        self, batches: Iterable[Sequence[Tensor]], override_config: Any = None
+    ) -> Iterator[list[Hypothesis]]:
+        """Hypotheses of batches, of which waveforms (B, samples) and their lengths (B,) come first, as with NeMo."""
         self.eval()
-        texts = []
-        for first in range(0, len(paths), batch_size):
-            audio = [read_audio(path, self.dmel.sample_rate)[0] for path in paths[first : first + batch_size]]
-            lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
-            rows = [torch.from_numpy(samples) for samples in audio]
-            waveforms = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
-            tokens = self.lm.transcribe(*self.dmel.encode(waveforms, lengths))
-            texts += [self.spelling.decode(one) for one in tokens]
-        return texts
+        for waveforms, lengths, *_ in batches:
+            tokens = self.lm.transcribe(*self.dmel.encode(waveforms.to(self.device), lengths.to(self.device)))
+            yield [Hypothesis(score=0.0, y_sequence=one, text=self.spelling.decode(one)) for one in tokens]
 
     @torch.no_grad()
     def speak(
@@ -175,7 +184,7 @@ class DMelLMModel(ModelPT):
                 raise SigmelError(f"the tokenizer has no piece for {missing} in {text!r}")
         rows = [torch.tensor(self.spelling.encode(text), dtype=torch.int64) for text in texts]
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        tokens = pad_sequence(rows, batch_first=True).to(self.device)
         voice = None if voice is None else voice.to(self.device).expand(len(texts), -1)
         generator = torch.Generator(self.device).manual_seed(seed)
         ids, frames = self.lm.speak(tokens, lengths, voice, generator=generator, **options)

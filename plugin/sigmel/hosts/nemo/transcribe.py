@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
+from nemo.core import ModelPT
 from nemo.utils import logging
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -29,6 +29,7 @@ from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_rows
 from sigmel.errors import SigmelError, exit_status
+from sigmel.hosts.nemo.lm import DMelLMModel
 
 Row = dict[str, Any]
 
@@ -71,7 +72,7 @@ class Batches(IterableDataset):
         return torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lengths, None, None
 
 
-def load_model(path: Path) -> ASRModel:
+def load_model(path: Path) -> ModelPT:
     """Restore a model.
 
     Raises:
@@ -80,22 +81,20 @@ def load_model(path: Path) -> ASRModel:
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")
     try:
-        model = ASRModel.restore_from(str(path), map_location="cuda" if torch.cuda.is_available() else "cpu")
+        model = ModelPT.restore_from(str(path), map_location="cuda" if torch.cuda.is_available() else "cpu")
     except Exception as error:  # a foreign file fails in many ways
         raise SigmelError(f"{path}: not a NeMo speech model that can be restored ({error})") from error
     return model.eval()
 
 
-def transcribe(model: ASRModel, rows: list[Row], batch_size: int) -> tuple[list[Row], list[Row], float]:
+def transcribe(model: ModelPT, rows: list[Row], batch_size: int) -> tuple[list[Row], list[Row], float]:
     """Transcribe the audio of manifest rows with the model's own decoding.
 
     Returns:
         The rows in their order with ``pred_text``, those of them whose audio could not be used (with a ``reason``;
         their ``pred_text`` is empty), and the seconds it took, reading included.
     """
-    sample_rate = int(model.preprocessor._sample_rate)
-    two_frames = 2 * int(model.cfg.preprocessor.window_stride * sample_rate)  # fewer cannot be normalised
-    batches = Batches(rows, batch_size, sample_rate, two_frames)
+    batches = Batches(rows, batch_size, *_audio_of(model))
     loader = DataLoader(batches, batch_size=None)
     started = time.monotonic()
     with torch.inference_mode():
@@ -106,7 +105,15 @@ def transcribe(model: ASRModel, rows: list[Row], batch_size: int) -> tuple[list[
     return [row | {"pred_text": predictions.get(id(row), "")} for row in rows], batches.skipped, seconds
 
 
-def routing_report(model: ASRModel, rows: list[Row], batch_size: int) -> dict[str, Any] | None:
+def _audio_of(model: ModelPT) -> tuple[int, int]:
+    """The sample rate that a model takes, and the fewest samples."""
+    if isinstance(model, DMelLMModel):
+        return model.dmel.sample_rate, 1
+    sample_rate = int(model.preprocessor._sample_rate)
+    return sample_rate, 2 * int(model.cfg.preprocessor.window_stride * sample_rate)  # fewer cannot be normalised
+
+
+def routing_report(model: ModelPT, rows: list[Row], batch_size: int) -> dict[str, Any] | None:
     """Transcribe once more, untimed, and see where the router sends the frames.
 
     Returns:
@@ -142,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _decode(model: ASRModel, name: str, rows: list[Row], folder: Path, args: argparse.Namespace) -> str:
+def _decode(model: ModelPT, name: str, rows: list[Row], folder: Path, args: argparse.Namespace) -> str:
     """Write everything about one manifest; return a line about it."""
     found, skipped, seconds = transcribe(model, rows, args.batch_size)
     audio = sum(map(_duration, rows)) - sum(map(_duration, skipped))

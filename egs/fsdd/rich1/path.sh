@@ -1,0 +1,2 @@
+# Where the recipe's tools are. Sourced by run.sh.
+. ../../common.sh
