@@ -11,7 +11,7 @@ from sigmel.analysis.results import BEGIN, END, read_results, report
 RECIPES = sorted((Path(__file__).parents[2] / "egs").glob("*/*/run.sh"))
 
 
-@pytest.mark.parametrize("script", RECIPES, ids=lambda path: path.parent.parent.name)
+@pytest.mark.parametrize("script", RECIPES, ids=lambda path: "-".join(path.parts[-3:-1]))
 def test_the_readme_shows_what_the_recipe_has_made(script):
     shown = (script.parent / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
     results, comparison = script.parent / "results.json", script.parent / "comparison/comparison.json"
