@@ -1,5 +1,8 @@
 """The tokeniser against the authors' package `dmel`, and against itself: alone, in batches, streamed."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +205,13 @@ def test_what_is_beyond_an_end_may_be_anything_when_decoding():
     ids = IDS.clone()
     ids[1, 3:] = TOKENIZER.pad_id
     assert TOKENIZER.decode(ids, torch.tensor([5, 3])).shape == ids.shape
+
+
+def test_it_is_imported_when_it_is_asked_for():
+    import sigmel.features
+
+    assert sigmel.features.DMelTokenizer is DMelTokenizer
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        sigmel.features.Nothing  # noqa: B018
+    code = "import sys, sigmel.data.audio; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
