@@ -93,6 +93,9 @@ def test_what_cannot_be_read_is_told(recordings, tmp_path, capsys):
     assert [row["id"] for row in told] == ["bad", "nan"]
     assert "holds NaN" in told[1]["reason"]
     assert len(DMelArchive(tmp_path / "out/00000.dmel")) == 6
+    for path in (recordings / "bad.wav", recordings / "nan.wav", tmp_path / "out/00000.dmel"):
+        path.unlink()
+    assert run("encode", recordings, "--output", tmp_path / "out", "--workers", 2) == 0  # nothing is told any more
 
 
 def test_another_output_is_not_written_into(recordings, tmp_path, capsys):

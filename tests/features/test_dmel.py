@@ -201,6 +201,14 @@ def test_wrong_input_is_named(call, message):
         call()
 
 
+def test_what_is_beyond_an_end_may_be_no_number():
+    waveforms = SILENCE.clone()
+    waveforms[1, 700:] = torch.nan
+    ids, _ = TOKENIZER.encode(waveforms, torch.tensor([1000, 700]))
+    expected, _ = TOKENIZER.encode(SILENCE, torch.tensor([1000, 700]))
+    assert torch.equal(ids, expected)
+
+
 def test_what_is_beyond_an_end_may_be_anything_when_decoding():
     ids = IDS.clone()
     ids[1, 3:] = TOKENIZER.pad_id

@@ -119,6 +119,7 @@ def encode_shard(config: dict, shard: Shard) -> None:
             row = utterance.to_row() | {"duration": len(samples) / tokenizer.sample_rate}
             del row["id"]
             writer.write(utterance.id, ids[0].numpy(), **row)
+        shard.skipped.unlink(missing_ok=True)  # of an earlier run, whose archive was removed
         if skipped:
             write_skipped(shard.skipped, skipped)
 

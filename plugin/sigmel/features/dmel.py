@@ -314,9 +314,8 @@ class DMelTokenizer(Float32Buffers):
     def _checked(self, waveform: Tensor, lengths: Tensor | None, sample_rate: int | None) -> tuple[Tensor, Tensor]:
         if waveform.dim() == 1:
             waveform = waveform[None]
-        self._check_waveform(waveform)
         if lengths is None:
-            lengths = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
+            lengths = torch.full(waveform.shape[:1], waveform.shape[-1], device=waveform.device)
         if lengths.shape != (len(waveform),) or lengths.dtype not in (torch.int64, torch.int32):
             raise SigmelError(f"lengths: {lengths.dtype} {tuple(lengths.shape)}, expected int64 ({len(waveform)},)")
         lengths = lengths.to(waveform.device, torch.int64)
@@ -326,6 +325,7 @@ class DMelTokenizer(Float32Buffers):
                 raise SigmelError(
                     f"lengths: {low} to {high}, expected 0 to {waveform.shape[1]}, the samples there are"
                 )
+        self._check_waveform(waveform, lengths)
         if sample_rate is not None and sample_rate != self.sample_rate:
             return self._resampled(waveform, lengths, sample_rate)
         return waveform.float(), lengths
@@ -340,14 +340,16 @@ class DMelTokenizer(Float32Buffers):
         changed = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(waveform.device)
         return changed, torch.tensor([len(row) for row in rows], device=waveform.device)
 
-    def _check_waveform(self, waveform: Tensor) -> None:
+    def _check_waveform(self, waveform: Tensor, lengths: Tensor | None = None) -> None:
         if waveform.dim() != 2 or not waveform.is_floating_point():
             raise SigmelError(f"waveform: {waveform.dtype} {tuple(waveform.shape)}, expected float (batch, samples)")
         # Infinities of both signs and NaN make a sum that is not finite.
         if waveform.device.type == "cpu" and not waveform.sum(dtype=torch.float32).isfinite():
-            wrong = (~waveform.isfinite()).nonzero()
-            if len(wrong):
-                utterance, sample = wrong[0].tolist()
+            wrong = ~waveform.isfinite()
+            if lengths is not None:
+                wrong &= valid_frames(lengths, waveform.shape[1])
+            if wrong.any():
+                utterance, sample = wrong.nonzero()[0].tolist()
                 value = waveform[utterance, sample].item()
                 raise SigmelError(f"utterance {utterance}, sample {sample}: {value}, expected a finite number")
 
