@@ -28,3 +28,13 @@ def test_the_tables_of_an_op_are_what_its_benchmark_wrote(path):
     for row in measured["rows"]:
         cells = (row["case"], row["metric"], row["ours"], row["peer"], row["theirs"], f"{row['better']:.2f}")
         assert f"| {' | '.join(map(str, cells))} |" in text.splitlines()
+
+
+def test_the_table_of_sounds_is_what_the_benchmark_wrote():
+    lines = (DOCS / "dmel.md").read_text().splitlines()
+    forms: dict[tuple[str, str], list[str]] = {}
+    for row in json.loads((DOCS / "results/dmel_sound.json").read_text())["rows"]:
+        forms.setdefault((row["form"], row["hop, ms"]), []).extend([row["PESQ"], row["STOI"]])
+    assert len(forms) == 9
+    for form, numbers in forms.items():
+        assert f"| {' | '.join([*form, *numbers])} |" in lines
