@@ -246,7 +246,13 @@ def test_download(data, archive, tmp_path):
 def test_killed_run_is_repeated_cleanly(data, fsdd, official, tmp_path, how):
     output = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), "--fsdd-dir", str(fsdd), "--output", str(output), "--workers", "2"]
-    process = subprocess.Popen([*command, "--train", "20000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--train", "20000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # As from a terminal; tests that a shell runs in the background have it ignored, and so has what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wav = tmp_path / "out.tmp" / "wav"
     deadline = time.monotonic() + 60
     while not (wav.is_dir() and any(wav.iterdir())):
@@ -254,7 +260,7 @@ def test_killed_run_is_repeated_cleanly(data, fsdd, official, tmp_path, how):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    error = process.communicate(timeout=120)[1]
+    error = process.communicate(timeout=30)[1]
     assert not output.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130
