@@ -8,8 +8,9 @@
 #
 # --size quick takes six minutes on two CPU cores and shows that everything runs; its figures mean nothing. tiny (the
 # default) takes some three hours. --seeds: how many (default: 5; quick: 1), and twice as many of the narrower model,
-# whose difference is small. --jobs: trainings at a time, one thread each (default: 2). What is there is not made again, so a killed comparison goes on where it stopped. It makes exp/ and
-# comparison/, with the tables and the plot that README.md shows; quick makes exp/comparison_quick/ instead.
+# whose difference is small. --jobs: trainings at a time, one thread each (default: 2). What is there is not made
+# again, so a killed comparison goes on where it stopped. It makes exp/ and comparison/, with the tables and the plot
+# that README.md shows; quick makes exp/comparison_quick/ instead.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

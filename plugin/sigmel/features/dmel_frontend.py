@@ -90,7 +90,7 @@ class DMelFrontend(nn.Module):
         valid = valid_frames(lengths, ids.shape[1])[..., None]
         values = tokenizer.values
         low, high = values.min(), values.max()
-        mel = tokenizer.decode(ids.masked_fill(~valid, 0))
+        mel = tokenizer.decode(ids, lengths)
         return ((2 * mel - low - high) / (high - low)) * valid, lengths
 
     def _hide(self, log_mel: Tensor, lengths: Tensor) -> Tensor:

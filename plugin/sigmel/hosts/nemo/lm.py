@@ -23,6 +23,7 @@ from sigmel.data.tokenizer import load_tokenizer, uncovered
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.phase import PhaseReconstruction
+from sigmel.layers.masks import valid_frames
 from sigmel.models.lm import DMelLM
 
 TASKS = ("asr", "tts", "joint")
@@ -207,8 +208,7 @@ def voice_print(dmel: DMelTokenizer, speech: Tensor, lengths: Tensor) -> Tensor:
         speech: (B, T, C) uint8 ids.
         lengths: (B,).
     """
-    valid = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
-    mel = dmel.decode(speech.masked_fill(~valid[..., None], 0)) * valid[..., None]
+    mel = dmel.decode(speech, lengths) * valid_frames(lengths, speech.shape[1])[..., None]
     count = lengths.clamp(min=1)[:, None]
     mean = mel.sum(1) / count
     square = mel.square().sum(1) / count
