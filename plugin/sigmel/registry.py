@@ -58,6 +58,7 @@ KINDS: dict[str, Contract] = {
         keywords=("input_size",),
     ),
     "frontend": Contract({"forward": ("waveforms", "lengths"), "output_size": ()}),
+    "vocoder": Contract({"forward": ("log_mel", "lengths")}, attributes=("config",), keywords=("tokenizer",)),
     "attention": Contract(
         {
             "forward": ("x", "visible", "table"),

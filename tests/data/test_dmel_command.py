@@ -9,6 +9,7 @@ import torch
 
 from sigmel.cli import main
 from sigmel.data.dmel_archive import DMelArchive, dmel_archive_writer
+from sigmel.data.manifest import read_manifest
 from sigmel.features.dmel import DMelTokenizer
 
 torch_threads = torch.get_num_threads()
@@ -69,6 +70,13 @@ def test_a_manifest_and_a_list_give_the_same(recordings, tmp_path):
     ours, other = (DMelArchive(tmp_path / f"of {source}/00000.dmel") for source in ("m.jsonl", "wav.scp"))
     assert all(ours[n].tolist() == other[n].tolist() for n in range(3))
     assert [(row["text"], row["level"]) for row in ours.rows] == [(f"tone {n}", n) for n in range(3)]
+
+    copied = ("--output", tmp_path / "copied", "--manifest", tmp_path / "copied.jsonl", "--workers", 1)
+    assert run("decode", tmp_path / "of m.jsonl", *copied, "--id", "u1") == 0
+    (utterance,) = read_manifest(tmp_path / "copied.jsonl")
+    assert (utterance.id, utterance.text) == ("u1", "tone 1")
+    samples, rate = soundfile.read(utterance.audio_filepath)
+    assert utterance.duration == len(samples) / rate == 0.5
 
 
 def test_on_a_cluster(recordings, tmp_path, capsys):

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import soundfile
 import torch
 
 from sigmel.data.atomic import atomic_path
 from sigmel.data.audio import AudioError, read_audio, write_wav
 from sigmel.data.dmel_archive import DMelArchive, archives_in, dmel_archive_writer
-from sigmel.data.manifest import Skipped, Utterance, write_skipped
+from sigmel.data.manifest import Skipped, Utterance, write_manifest, write_skipped
 from sigmel.data.parallel import parallel_map
 from sigmel.data.speech_source import read_source
 from sigmel.data.stage import at_least
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.features.phase import PhaseReconstruction
+from sigmel.features.vocoder import make_vocoder
+
+
+class Vocoder(NamedTuple):
+    """A vocoder of the registry and its options, which can be sent to another process."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
 
 
 class Shard(NamedTuple):
@@ -52,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode.add_argument("source", type=Path, help="an archive, or a folder of them")
     decode.add_argument("--output", type=Path, required=True, help="folder; files that are there are not made again")
     decode.add_argument("--id", action="append", help="only this utterance; may be given several times")
+    decode.add_argument("--manifest", type=Path, help="write a manifest of the sound here (.jsonl)")
+    decode.add_argument("--vocoder", default="phase", help="what makes sound, of `sigmel list`; default: %(default)s")
+    decode.add_argument(
+        "--vocoder-conf",
+        type=_option,
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of it, its model say",
+    )
     _add_workers(decode)
     inspect = verbs.add_parser("inspect", help="what is in archives, or a picture of audio, log-mel, dMel and sound")
     inspect.add_argument("source", type=Path, help="an archive, a folder of them, or an audio file")
@@ -68,6 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=at_least(1), help="processes; default: one a CPU")
     parser.add_argument("--dask", metavar="ADDRESS", help="work on this Dask cluster instead (tcp://host:port)")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, with a value in JSON, or any other text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -127,33 +157,54 @@ def encode_shard(config: dict, shard: Shard) -> None:
 def _decode(arguments: argparse.Namespace) -> int:
     archives = archives_in(arguments.source)
     wanted = set(arguments.id or ())
-    jobs = []
+    jobs, listed = [], []
     for archive in archives:
         for row in archive.rows:
             path = (arguments.output / f"{row['id']}.wav").resolve()
             if not path.is_relative_to(arguments.output.resolve()):
                 raise SigmelError(f"{archive.name}: the id {row['id']!r} leads out of {arguments.output}")
-            if (not wanted or row["id"] in wanted) and row["frames"] > 1 and not path.exists():
+            if (wanted and row["id"] not in wanted) or row["frames"] < 2:
+                continue
+            listed.append((row, path))
+            if not path.exists():
                 jobs.append((archive.name, row["id"], path))
     missing = wanted - {row["id"] for archive in archives for row in archive.rows}
     if missing:
         raise SigmelError(f"{arguments.source}: has no utterance {min(missing)!r}")
-    for _ in parallel_map(decode_utterance, None, jobs, arguments.workers, "sound", arguments.dask):
+    vocoder = Vocoder(arguments.vocoder, tuple(arguments.vocoder_conf or ()))
+    for archive in archives:
+        _decoder(archive.name, vocoder)  # of which wrong options are told here
+    for _ in parallel_map(decode_utterance, vocoder, jobs, arguments.workers, "sound", arguments.dask):
         pass
+    if arguments.manifest is not None:
+        write_manifest(arguments.manifest, (_said(row, path) for row, path in listed))
     print(f"{arguments.output}: {len(jobs)} made")
     return 0
 
 
-def decode_utterance(_: None, job: tuple[str, str, Path]) -> None:
+def _said(row: dict[str, Any], path: Path) -> Utterance:
+    """What is said in the sound of an archive's row."""
+    text, speaker = (row.get(name, "") for name in ("text", "speaker"))
+    return Utterance(row["id"], str(path), soundfile.info(path).duration, text, speaker)
+
+
+def decode_utterance(vocoder: Vocoder, job: tuple[str, str, Path]) -> None:
     """Write the sound of an utterance: (archive, id, file to write)."""
     name, utterance_id, path = job
     torch.set_num_threads(1)
-    archive = DMelArchive(name)
-    tokenizer = DMelTokenizer(**archive.tokenizer)
+    archive, tokenizer, make_sound = _decoder(name, vocoder)
     log_mel = tokenizer.decode(torch.from_numpy(np.array(archive[utterance_id]))[None])
-    waveform, _ = PhaseReconstruction(tokenizer)(log_mel)
+    waveform, _ = make_sound(log_mel)
     with atomic_path(path) as temporary:
         write_wav(temporary, waveform[0].numpy(), tokenizer.sample_rate)
+
+
+@functools.lru_cache(maxsize=4)
+def _decoder(archive: str, vocoder: Vocoder) -> tuple[DMelArchive, DMelTokenizer, torch.nn.Module]:
+    """What an archive's utterances need to be heard; a process comes back to the same one many times."""
+    opened = DMelArchive(archive)
+    tokenizer = DMelTokenizer(**opened.tokenizer)
+    return opened, tokenizer, make_vocoder(tokenizer, vocoder.name, **dict(vocoder.options))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -53,6 +53,8 @@ class PhaseReconstruction(Float32Buffers):
         iterations: for each new frame. Default: 4.
     """
 
+    config: dict[str, Any]  # of the tokeniser
+
     window: Tensor  # (N,)
     envelope: Tensor  # (hop,)
     unit: Tensor  # a phase of zero
@@ -65,7 +67,7 @@ class PhaseReconstruction(Float32Buffers):
         super().__init__()
         if look_ahead < 0 or iterations < 1:
             raise SigmelError(f"look_ahead, iterations: {look_ahead} and {iterations}, expected at least 0 and 1")
-        self.config: dict[str, Any] = tokenizer.config
+        self.config = tokenizer.config
         self.sample_rate, self.look_ahead, self.iterations = tokenizer.sample_rate, look_ahead, iterations
         wanted = math.ceil(4 * tokenizer.hop / len(tokenizer.window))
         self.factor = next((n for n in range(wanted, 2 * wanted + 1) if tokenizer.hop % n == 0), 1)

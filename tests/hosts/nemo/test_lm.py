@@ -13,7 +13,8 @@ from sigmel.cli import main
 from sigmel.data.manifest import Utterance, write_manifest
 from sigmel.data.tokenizer import train_tokenizer
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.hosts.nemo.lm import DMelLMModel, voice_print
+from sigmel.features.voice_print import voice_print
+from sigmel.hosts.nemo.lm import DMelLMModel
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ varied at random: vocal tract, pitch, tempo, room, microphone and noise. A share
 by eSpeak NG instead, by a hundred speakers with eight accents of English and some foreign ones, which read English
 digits in their own spelling.
 
+``--speaker NAME --as-recorded`` is for learning to speak: strings of NAME alone, to whose sound nothing is done.
+
 The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
 and ``config.json``. It depends on the options and the seed only, not on the number of processes.
 """
@@ -92,9 +94,8 @@ class Context(NamedTuple):
 
 def split(recordings: Sequence[Recording], test_speaker: str | None) -> dict[str, list[Recording]]:
     """The recordings of each set; see the table at the top of this file."""
-    speakers = sorted({recording.speaker for recording in recordings})
-    if test_speaker is not None and test_speaker not in speakers:
-        raise SigmelError(f"--test-speaker: no {test_speaker}; there are {', '.join(speakers)}")
+    if test_speaker is not None:
+        check_speaker("--test-speaker", test_speaker, recordings)
     test = "test_official" if test_speaker is None else f"test_loso_{test_speaker}"
     sets: dict[str, list[Recording]] = {"train": [], "dev": [], test: []}
     for recording in recordings:
@@ -102,8 +103,19 @@ def split(recordings: Sequence[Recording], test_speaker: str | None) -> dict[str
         sets[test if in_test else "dev" if recording.take in DEV_INDICES else "train"].append(recording)
     for name, members in sets.items():
         if not members:
-            raise SigmelError(f"no recordings are left for {name}; found {len(recordings)} of {', '.join(speakers)}")
+            raise SigmelError(f"no recordings are left for {name}; found {len(recordings)} of {speakers(recordings)}")
     return sets
+
+
+def check_speaker(option: str, name: str, recordings: Sequence[Recording]) -> None:
+    """Raise a SigmelError if there is no such speaker."""
+    if all(recording.speaker != name for recording in recordings):
+        raise SigmelError(f"{option}: no {name}; there are {speakers(recordings)}")
+
+
+def speakers(recordings: Sequence[Recording]) -> str:
+    """Their names, for people to read."""
+    return ", ".join(sorted({recording.speaker for recording in recordings}))
 
 
 def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tuple[int, ...]) -> list[Job]:
@@ -115,12 +127,14 @@ def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tup
     ]
 
 
-def plan_training(recordings: Sequence[Recording], count: int, tts_share: float, seed: tuple[int, ...]) -> list[Job]:
+def plan_training(
+    recordings: Sequence[Recording], count: int, tts_share: float, vary: bool, seed: tuple[int, ...]
+) -> list[Job]:
     """``count`` strings of random digits, a share of them for eSpeak NG, the others of a random speaker each."""
     by_speaker: dict[str, dict[int, list[Recording]]] = defaultdict(lambda: defaultdict(list))
     for recording in recordings:
         by_speaker[recording.speaker][recording.digit].append(recording)
-    speakers = sorted(by_speaker)
+    names = sorted(by_speaker)
     rng = np.random.default_rng(seed)
     jobs = []
     for number in range(count):
@@ -128,12 +142,12 @@ def plan_training(recordings: Sequence[Recording], count: int, tts_share: float,
         job_seed = (*seed, number)
         if rng.random() < tts_share:
             digits = tuple(int(digit) for digit in rng.integers(10, size=length))
-            jobs.append(Job(f"train-espeak-{number:05d}", digits, "", (), job_seed, vary=True))
+            jobs.append(Job(f"train-espeak-{number:05d}", digits, "", (), job_seed, vary))
         else:
-            own = by_speaker[speakers[rng.integers(len(speakers))]]
+            own = by_speaker[names[rng.integers(len(names))]]
             choices = [own[digit] for digit in rng.choice(sorted(own), size=length)]
             part = [choice[rng.integers(len(choice))] for choice in choices]
-            jobs.append(_job(f"train-{part[0].speaker}-{number:05d}", part, job_seed, vary=True))
+            jobs.append(_job(f"train-{part[0].speaker}-{number:05d}", part, job_seed, vary))
     return jobs
 
 
@@ -155,7 +169,8 @@ def make(context: Context, job: Job) -> Utterance:
             samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.25)
     else:
         speaker, samples = speak(job.digits, rng)
-        samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.12)
+        if job.vary:
+            samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.12)
     if job.vary:
         samples = augment.vary_room(samples, rng, SAMPLE_RATE)
     file = f"wav/{job.id}.wav"
@@ -199,27 +214,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--train", type=at_least(1), default=16000, help="training strings; default: %(default)s")
     parser.add_argument(
-        "--tts-share", type=float, default=0.5, help="share of them by eSpeak NG; default: %(default)s"
+        "--tts-share", type=float, help="share of them by eSpeak NG; default: 0.5, or 0 with --speaker"
     )
+    parser.add_argument("--speaker", default="all", metavar="NAME", help="strings of NAME alone; default: %(default)s")
+    parser.add_argument("--as-recorded", action="store_true", help="do nothing to the sound of the training strings")
     options = parser.parse_args(argv)
+    if options.tts_share is None:
+        options.tts_share = 0.5 if options.speaker == "all" else 0.0
     if not 0.0 <= options.tts_share <= 1.0:
         parser.error("--tts-share must lie between 0 and 1")
     return options
 
 
 def build(options: argparse.Namespace) -> None:
-    kept_options = {name: getattr(options, name) for name in ("test_speaker", "train", "tts_share", "seed")}
+    names = ("test_speaker", "train", "tts_share", "speaker", "as_recorded", "seed")
+    kept_options = {name: getattr(options, name) for name in names}
     with data_folder(options.output, kept_options) as folder:
         if folder is None:
             return
         recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
+        if options.speaker != "all":
+            check_speaker("--speaker", options.speaker, recordings)
+            recordings = [one for one in recordings if one.speaker == options.speaker]
         usable, samples, skipped = fsdd.load(recordings)
         test_speaker = None if options.test_speaker == "none" else options.test_speaker
         jobs = {}
         for number, (name, members) in enumerate(split(usable, test_speaker).items()):
             seed = (options.seed, number)
             if name == "train":
-                jobs[name] = plan_training(members, options.train, options.tts_share, seed)
+                jobs[name] = plan_training(members, options.train, options.tts_share, not options.as_recorded, seed)
             else:
                 passes = {"dev": 3, "test_official": 8}.get(name, 2)
                 jobs[name] = plan_even(name, members, passes, seed)

@@ -13,7 +13,7 @@ from nemo.collections.asr.metrics.wer import word_error_rate
 from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
@@ -22,8 +22,8 @@ from sigmel.data.dmel_batches import BatchesOfLikeLength, SpokenText, SpokenText
 from sigmel.data.tokenizer import load_tokenizer, uncovered
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.features.phase import PhaseReconstruction
-from sigmel.layers.masks import valid_frames
+from sigmel.features.vocoder import make_vocoder
+from sigmel.features.voice_print import voice_print
 from sigmel.models.lm import DMelLM
 
 TASKS = ("asr", "tts", "joint")
@@ -166,14 +166,20 @@ class DMelLMModel(ModelPT):
 
     @torch.no_grad()
     def speak(
-        self, texts: Sequence[str], voice: Tensor | None = None, seed: int = 0, **options: Any
+        self,
+        texts: Sequence[str],
+        voice: Tensor | None = None,
+        seed: int = 0,
+        vocoder: nn.Module | None = None,
+        **options: Any,
     ) -> list[np.ndarray]:
-        """Sound of texts, without a trained vocoder, at the sample rate of the model's dMel.
+        """Sound of texts, at the sample rate of the model's dMel.
 
         Args:
             texts: what to say.
             voice: (B or 1, 2 C) of `voice_print`, where the model knows of any. Default: None.
             seed: of the random numbers. Default: 0.
+            vocoder: of `sigmel.features.vocoder.make_vocoder`. Default: the one that needs no weights.
             **options: of `DMelLM.speak_stream`.
 
         Raises:
@@ -189,27 +195,11 @@ class DMelLMModel(ModelPT):
         voice = None if voice is None else voice.to(self.device).expand(len(texts), -1)
         generator = torch.Generator(self.device).manual_seed(seed)
         ids, frames = self.lm.speak(tokens, lengths, voice, generator=generator, **options)
-        waveforms, samples = PhaseReconstruction(self.dmel).to(self.device)(self.dmel.decode(ids, frames), frames)
+        vocoder = make_vocoder(self.dmel).to(self.device) if vocoder is None else vocoder
+        waveforms, samples = vocoder(self.dmel.decode(ids, frames), frames)
         return [row[:count].cpu().numpy() for row, count in zip(waveforms, samples.tolist(), strict=True)]
 
     @classmethod
     def list_available_models(cls) -> None:
         """There are none to download."""
         return None
-
-
-def voice_print(dmel: DMelTokenizer, speech: Tensor, lengths: Tensor) -> Tensor:
-    """(B, 2 C) mean and deviation over time of each channel: how a voice, and its recording, sound on the whole.
-
-    A vector of a speaker that needs no training; any other of the size that the model was trained with may be given.
-
-    Args:
-        dmel: what made the ids.
-        speech: (B, T, C) uint8 ids.
-        lengths: (B,).
-    """
-    mel = dmel.decode(speech, lengths) * valid_frames(lengths, speech.shape[1])[..., None]
-    count = lengths.clamp(min=1)[:, None]
-    mean = mel.sum(1) / count
-    square = mel.square().sum(1) / count
-    return torch.cat([mean, (square - mean.square()).clamp(min=0).sqrt()], dim=-1)

@@ -1,0 +1,82 @@
+"""Vocoders trained with NeMo, for log-mel of dMel tokens."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from nemo.collections.tts.models.base import Vocoder
+from nemo.core import ModelPT
+from torch import Tensor, nn
+
+from sigmel.errors import SigmelError
+from sigmel.features.dmel import DMelTokenizer
+from sigmel.layers.masks import valid_frames
+
+
+class NeMoVocoder(nn.Module):
+    """A vocoder of NeMo's, HiFi-GAN say, where one of the registry is expected (``vocoder.nemo``).
+
+    Args:
+        tokenizer: whose log-mel is to be heard.
+        model: a ``.nemo`` file, or a vocoder that is there.
+
+    Attributes:
+        config: the log-mel that it was trained on, in the names of `DMelTokenizer`.
+
+    Raises:
+        SigmelError: the file is no vocoder of NeMo's, or one for something else than log-mel magnitudes.
+    """
+
+    config: dict[str, Any]
+
+    def __init__(self, tokenizer: DMelTokenizer, model: str | Path | Vocoder):
+        super().__init__()
+        self.core = (model if isinstance(model, Vocoder) else _restored(Path(model))).eval()
+        mel = self.core.cfg.preprocessor
+        if mel.get("mag_power", 2.0) != 1.0 or not mel.get("log", True) or mel.get("normalize") or mel.get("preemph"):
+            raise SigmelError(f"{model}: was trained on something else than the logarithm of mel magnitudes, as it is")
+        rate = mel.sample_rate
+
+        def length(of: str) -> float:
+            """Milliseconds, which NeMo counts in samples or in seconds."""
+            samples = mel.get(f"n_{of}")
+            return 1000 * (mel.get(of) if samples is None else samples / rate)
+
+        self.config = {
+            "sample_rate": rate,
+            "hop_ms": length("window_stride"),
+            "window_ms": length("window_size"),
+            "n_fft": mel.get("n_fft") or 2 ** math.ceil(math.log2(length("window_size") * rate / 1000)),
+            "channels": mel.get("nfilt") or mel.features,
+            "low_hz": mel.get("lowfreq", 0),
+            "high_hz": mel.get("highfreq") or rate / 2,
+        }
+        self.hop = round(self.config["hop_ms"] * rate / 1000)
+        self.floor = float(mel.get("log_zero_guard_value", 2**-24))
+        self.floor_is_added = mel.get("log_zero_guard_type", "add") == "add"
+
+    @torch.no_grad()
+    def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, samples) of log-mel (B, T, C), log10 of magnitudes; their (B,) lengths, T times the hop."""
+        if lengths is None:
+            lengths = torch.full((len(log_mel),), log_mel.shape[1], device=log_mel.device)
+        mel = 10**log_mel
+        mel = mel + self.floor if self.floor_is_added else mel.clamp(min=self.floor)
+        waveform = self.core.convert_spectrogram_to_audio(spec=mel.log().transpose(1, 2))
+        lengths = lengths * self.hop
+        return waveform * valid_frames(lengths, waveform.shape[1]), lengths
+
+
+def _restored(path: Path) -> Vocoder:
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such model")
+    try:
+        model = ModelPT.restore_from(str(path), map_location="cpu")
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"{path}: not a NeMo model that can be restored ({error})") from error
+    if not isinstance(model, Vocoder):
+        raise SigmelError(f"{path}: {type(model).__name__} is no vocoder")
+    return model
