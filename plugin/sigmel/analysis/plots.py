@@ -12,6 +12,7 @@ import numpy as np
 
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
+from sigmel.data.manifest import read_rows
 from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:
@@ -124,6 +125,31 @@ def expert_use(report: dict[str, Any]) -> Figure:
     return figure
 
 
+def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -> Figure:
+    """Plot spectrograms of the same texts in several sets, a column a set: speech of a model beside recordings, say.
+
+    Args:
+        rows: set -> id -> row of its manifest; the first set says which texts.
+        count: texts, at most. Default: 3.
+    """
+    texts = list(next(iter(rows.values())))[:count]
+    figure, grid = load_pyplot().subplots(
+        len(texts), len(rows), figsize=(4 * len(rows), 2.2 * len(texts)), layout="constrained", squeeze=False
+    )
+    for (line, column), axes in np.ndenumerate(grid):
+        name, row = list(rows)[column], rows[list(rows)[column]][texts[line]]
+        samples, rate = read_audio(row["audio_filepath"])
+        seconds = len(samples) / rate
+        axes.imshow(
+            log_mel(samples, rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, rate / 2000)
+        )
+        axes.set_title(f"{name}: “{row['text']}”", fontsize=9, parse_math=False)
+        axes.set(yticks=[])
+    for axes in grid[-1]:
+        axes.set(xlabel="seconds")
+    return figure
+
+
 def load_pyplot() -> Any:
     """Matplotlib's pyplot, drawing into files.
 
@@ -156,8 +182,21 @@ def run(args: argparse.Namespace) -> int:
         name, routing = path.name.removesuffix(".routing.json"), json.loads(path.read_text())
         figures[f"load_{name}"] = load_per_layer(routing, name)
         figures[f"experts_{name}"] = expert_use(routing)
+    spoken = args.experiment / "decode/spoken.jsonl"
+    if spoken.is_file():
+        figures["spoken"] = heard_together(_same_texts(spoken))
     with atomic_dir(args.output) as folder:
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=120)
     print(f"{args.output}: {', '.join(f'{name}.png' for name in figures)}")
     return 0
+
+
+def _same_texts(first: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of a decoded set that have sound, and of those beside it that have the same utterances."""
+    rows = {}
+    for path in (first, *sorted(first.parent.glob("*.jsonl"))):
+        if not path.name.endswith(".skipped.jsonl"):
+            rows[path.stem] = {row["id"]: row for row in read_rows(path)}
+    ids = [name for name, row in rows[first.stem].items() if row["duration"]]
+    return {name: {id: of[id] for id in ids} for name, of in rows.items() if of.keys() >= set(ids)}

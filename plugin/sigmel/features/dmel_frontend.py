@@ -27,6 +27,7 @@ class DMelFrontend(nn.Module):
         freq_masks, freq_width: bands hidden in training, and their most channels. Defaults: 0 and 27.
         time_masks, time_width: spans hidden in training, and their most frames as a share of the utterance.
             Defaults: 0 and 0.05.
+        ids: give the ids themselves, as floats, for a model that has embeddings of its own. Default: False.
 
     Raises:
         SigmelError: a setting out of its range, by name.
@@ -51,6 +52,7 @@ class DMelFrontend(nn.Module):
         freq_width: int = 27,
         time_masks: int = 0,
         time_width: float = 0.05,
+        ids: bool = False,
     ):
         super().__init__()
         if min(freq_masks, time_masks) < 0 or not 0 <= freq_width <= channels or not 0 <= time_width <= 1:
@@ -64,6 +66,7 @@ class DMelFrontend(nn.Module):
         )
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
+        self.ids = ids
 
     def output_size(self) -> int:
         """C."""
@@ -88,6 +91,8 @@ class DMelFrontend(nn.Module):
             ids, lengths = tokenizer.encode(waveforms, lengths)
         ids = nn.functional.pad(ids, (0, 0, 0, max(0, 1 - ids.shape[1])))
         valid = valid_frames(lengths, ids.shape[1])[..., None]
+        if self.ids:
+            return ids * valid.float(), lengths
         values = tokenizer.values
         low, high = values.min(), values.max()
         mel = tokenizer.decode(ids, lengths)

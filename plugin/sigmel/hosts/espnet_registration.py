@@ -24,6 +24,7 @@ TASKS = (
     "espnet2.tasks.s2t",
     "espnet2.tasks.slu",
     "espnet2.tasks.st",
+    "espnet2.tasks.tts",
     "espnet3.systems.esp2_asr.task",
 )
 

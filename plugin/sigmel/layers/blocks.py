@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sigmel.layers.attention import AttentionState, MultiHeadAttention
@@ -23,6 +24,17 @@ class BlockState:
 
     attention: AttentionState
     convolution: Tensor
+
+    def rows(self, index: Tensor) -> BlockState:
+        """Of these (N,) members of the batch, which may come several times."""
+        attention = AttentionState(self.attention.keys[index], self.attention.values[index])
+        return BlockState(attention, self.convolution[index])
+
+    @staticmethod
+    def joined(states: list[BlockState]) -> BlockState:
+        """One state of several, whose pasts are equally long."""
+        keys, values = (torch.cat([getattr(one.attention, name) for one in states]) for name in ("keys", "values"))
+        return BlockState(AttentionState(keys, values), torch.cat([one.convolution for one in states]))
 
 
 class BlockOutput(NamedTuple):

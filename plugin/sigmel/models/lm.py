@@ -57,6 +57,16 @@ class LMState:
     blocks: list[BlockState]
     exists: Tensor
 
+    def rows(self, index: Tensor) -> LMState:
+        """Of these (N,) utterances, which may come several times."""
+        return LMState([block.rows(index) for block in self.blocks], self.exists[index])
+
+    @staticmethod
+    def joined(states: list[LMState]) -> LMState:
+        """One state of several, which stand at the same length."""
+        blocks = [BlockState.joined(list(of_layer)) for of_layer in zip(*(one.blocks for one in states), strict=True)]
+        return LMState(blocks, torch.cat([one.exists for one in states]))
+
 
 class DMelLM(RoutedStack):
     """Language model over text and dMel frames.
@@ -223,24 +233,35 @@ class DMelLM(RoutedStack):
 
     def forward(self, sequence: Sequence) -> LMOutput:
         """The losses of a batch."""
-        kinds, learned = sequence.kinds, sequence.learned
+        hidden, aux_loss = self.hidden(sequence)
+        text_loss, speech_loss = self.text_loss(hidden, sequence), self.speech_loss(hidden, sequence)
+        return LMOutput(text_loss + speech_loss + aux_loss, text_loss, speech_loss, aux_loss)
+
+    def hidden(self, sequence: Sequence) -> tuple[Tensor, Tensor]:
+        """(B, L, D) vectors, each of which says what comes next, and the routers' loss, weighted."""
         x, lengths = self._embed(sequence), sequence.lengths
         valid = valid_frames(lengths, x.shape[1])
         visible = Visible(lengths, x.shape[1], chunk_size=1, left_context=None)
         x, table = self.position(x, torch.arange(x.shape[1], device=x.device), past=0)
         hidden, aux_loss, _, _ = self.run_blocks(self.dropout(x), visible, valid, table)
-        hidden = self.final_norm(hidden)
-        before, losses = hidden[:, :-1], []
-        for kind, values, loss_of in (
-            (TEXT, sequence.text, lambda h, tokens: F.cross_entropy(self.text_head(h).float(), tokens)),
-            (SPEECH, sequence.speech, self.speech_heads.loss),
-        ):
-            wanted = learned & (kinds == kind)
-            wanted[:, 0] = False  # nothing comes before it
-            targets = values[wanted[kinds == kind]]
-            losses.append(loss_of(before[wanted[:, 1:]], targets) if len(targets) else hidden.new_zeros(()))
-        text_loss, speech_loss = losses
-        return LMOutput(text_loss + speech_loss + aux_loss, text_loss, speech_loss, aux_loss)
+        return self.final_norm(hidden), aux_loss
+
+    def text_loss(self, hidden: Tensor, sequence: Sequence) -> Tensor:
+        """Mean cross-entropy of the tokens that are learned; 0 where none is."""
+        before, tokens = self._learned(hidden, sequence, TEXT, sequence.text)
+        return F.cross_entropy(self.text_head(before).float(), tokens) if len(tokens) else hidden.new_zeros(())
+
+    def speech_loss(self, hidden: Tensor, sequence: Sequence) -> Tensor:
+        """Mean cross-entropy of a channel of the frames that are learned; 0 where none is."""
+        before, frames = self._learned(hidden, sequence, SPEECH, sequence.speech)
+        return self.speech_heads.loss(before, frames) if len(frames) else hidden.new_zeros(())
+
+    @staticmethod
+    def _learned(hidden: Tensor, sequence: Sequence, kind: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the positions of a kind that are learned: the vectors (N, D) before them, and what stands there."""
+        wanted = sequence.learned & (sequence.kinds == kind)
+        wanted[:, 0] = False  # nothing comes before it
+        return hidden[:, :-1][wanted[:, 1:]], values[wanted[sequence.kinds == kind]]
 
     def _embed(self, sequence: Sequence) -> Tensor:
         """(B, L, D), zero at padding."""
@@ -268,10 +289,7 @@ class DMelLM(RoutedStack):
             lengths: (B,).
             max_length: tokens, at most. Default: 256.
         """
-        begin = torch.zeros(len(speech), 0, dtype=torch.int64, device=speech.device)
-        none = torch.zeros_like(lengths)
-        prompt = self._join([self._speech(speech, lengths, False), self._text(begin, none, False, ends=False)])
-        hidden, state = self._prefill(prompt)
+        hidden, state = self.heard(speech, lengths)
         found: list[list[int]] = [[] for _ in range(len(speech))]
         done = torch.zeros(len(speech), dtype=torch.bool, device=speech.device)
         for _ in range(max_length):
@@ -284,8 +302,20 @@ class DMelLM(RoutedStack):
             for tokens, one, is_done in zip(found, token.tolist(), done.tolist(), strict=True):
                 if not is_done:
                     tokens.append(one - TEXT_SPECIAL)
-            hidden, state = self._next(self.input_norm(self.text_embedding(token)), state)
+            hidden, state = self.write(token, state)
         return found
+
+    def heard(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, LMState]:
+        """The vectors (B, D) that say which token a text begins with, and where generation then stands."""
+        begin = torch.zeros(len(speech), 0, dtype=torch.int64, device=speech.device)
+        none = torch.zeros_like(lengths)
+        return self._prefill(
+            self._join([self._speech(speech, lengths, False), self._text(begin, none, False, ends=False)])
+        )
+
+    def write(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """The vectors (B, D) that say what comes after these (B,) tokens, which count `TEXT_SPECIAL`."""
+        return self._next(self.input_norm(self.text_embedding(tokens)), state)
 
     def speak(
         self, text: Tensor, lengths: Tensor, speakers: Tensor | None = None, **options: Any
@@ -327,14 +357,23 @@ class DMelLM(RoutedStack):
         going_on = torch.ones(len(text), dtype=torch.bool, device=text.device)
         for _ in range(max_frames):
             logits = self.speech_heads(hidden).float()  # (B, C, V)
-            # A frame ends an utterance as a whole: where its channels on the mean rather say so.
-            ends = logits.softmax(-1)[..., self.eos_id].mean(-1) > 0.5
-            going_on = going_on & ~ends
+            going_on = going_on & ~self._ends(logits, temperature, generator)
             if not going_on.any():
                 return
             frame = sample(logits[..., : self.bins], temperature, top_k, top_p, generator).to(torch.uint8)
             yield frame.masked_fill(~going_on[:, None], self.bins), going_on
             hidden, state = self._next(self.input_norm(self.speech_embedding(frame)), state)
+
+    def _ends(self, logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+        """(B,) bool, whether utterances end here: drawn once for all channels, which end together.
+
+        The silence before an end is long or short, so that no one frame is likely to be the end: it has to be drawn,
+        as what is spoken is.
+        """
+        if temperature == 0:
+            return logits.softmax(-1)[..., self.eos_id].mean(-1) > 0.5
+        probability = (logits / temperature).softmax(-1)[..., self.eos_id].mean(-1)
+        return torch.rand(len(logits), device=logits.device, generator=generator) < probability
 
     def _prefill(self, prompt: Sequence) -> tuple[Tensor, LMState]:
         """The vectors (B, D) of the last positions; prompts are moved to the right, so that all end together."""

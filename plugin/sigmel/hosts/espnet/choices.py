@@ -7,20 +7,26 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.class_choices import ClassChoices
+from espnet2.tts.abs_tts import AbsTTS
 
 from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.conformer import ROUTED_ENCODERS
+from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
 from sigmel.hosts.espnet.encoder import espnet_encoder
 from sigmel.hosts.espnet.frontend import espnet_frontend
 from sigmel.hosts.espnet.model import SigmelASRModel
 
 # kind -> ESPnet's type of it, and what makes an ESPnet class of a registered name
 ADAPTERS = {"encoder": (AbsEncoder, espnet_encoder), "frontend": (AbsFrontend, espnet_frontend)}
+
+# ESPnet's type -> name and class of what has no counterpart outside ESPnet
+OWN = {AbsEncoder: ("dmel_tokens", DMelTokens), AbsDecoder: ("dmel_lm", RichASR), AbsTTS: ("dmel_lm", RichTTS)}
 
 
 def extend(task: ModuleType) -> None:
@@ -55,6 +61,8 @@ def contribute(choices: ClassChoices) -> None:
                 warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
                 continue
             add(choices, name, adapted)
+    if choices.base_type in OWN:
+        add(choices, *OWN[choices.base_type])
     for host, cls in ROUTED_ENCODERS.items():
         if host in choices.classes.values():
             add(choices, cls.options.name, cls)

@@ -19,7 +19,8 @@ from sigmel.models.encoder import EncoderOutput
 
 
 class SigmelASRModel(ESPnetASRModel):
-    """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss.
+    """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss, and
+    its decoder's where that has one (`RichASR`).
 
     The reporter shows at each step `aux_loss` and `attention_norm` (mean over layers of the 2-norm of what attention
     gives to a frame, see `sigmel.models.encoder.EncoderOutput`), and in validation what the routers do:
@@ -62,9 +63,13 @@ class SigmelASRModel(ESPnetASRModel):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See ESPnetASRModel.forward."""
         loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        if (decoder_loss := getattr(self.decoder, "aux_loss", None)) is not None:
+            self.decoder.aux_loss = None
+            loss = loss + decoder_loss
+            stats |= {"decoder_loss": decoder_loss.detach(), "loss": loss.detach()}
         output = getattr(self.encoder, "output", None)
         if output is None:
-            return loss, stats, weight
+            return force_gatherable((loss, stats, weight), loss.device)
         self.encoder.output = None
         if output.attention_norms is not None:
             stats["attention_norm"] = output.attention_norms.mean()

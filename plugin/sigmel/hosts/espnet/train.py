@@ -1,7 +1,7 @@
-"""Train an ESPnet recogniser on manifests, so that a killed run goes on where it stopped.
+"""Train an ESPnet recogniser, or synthesiser, on manifests, so that a killed run goes on where it stopped.
 
 ``python -m sigmel.hosts.espnet.train --config tiny.yaml --exp-dir exp/mine --tokenizer exp/mine/tokenizer
---train train.jsonl --valid dev.jsonl [options of asr_train]``
+--train train.jsonl --valid dev.jsonl [--task tts] [options of asr_train or tts_train]``
 
 ESPnet's own training (``espnet2.bin.asr_train``) plus what a recipe needs: checks of the manifests before anything
 starts, the files ESPnet reads (``wav.scp``, ``text``, shapes, a token list), ``metrics.csv``, ``train.json``, and
@@ -11,6 +11,7 @@ starts, the files ESPnet reads (``wav.scp``, ``text``, shapes, a token list), ``
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import soundfile
 import torch
 import yaml
 from espnet2.bin import pack
-from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.reporter import Reporter
 from omegaconf import OmegaConf
 
@@ -35,6 +36,24 @@ from sigmel.hosts import espnet_registration
 from sigmel.models.stack import parameter_counts
 
 espnet_registration.register()
+
+TASKS = {"asr": "ASRTask", "tts": "TTSTask"}  # of espnet2.tasks.<name>
+ANY_LENGTH = 0.001  # seconds a frame: so many that any text finds room, where none is aligned to them
+
+
+def task_of(name: str) -> type[AbsTask]:
+    """ESPnet's class, whose import takes its time."""
+    return getattr(importlib.import_module(f"espnet2.tasks.{name}"), TASKS[name])
+
+
+def audio_of(task: str, config: dict[str, Any]) -> tuple[int, float]:
+    """The sample rate, in Hz, that a model takes, and the seconds between the frames that CTC aligns text to."""
+    if task == "tts":
+        return config.get("tts_conf", {}).get("dmel", {}).get("sample_rate", 16000), ANY_LENGTH
+    frontend, encoder = config.get("frontend_conf", {}), config.get("encoder_conf", {})
+    frame = frontend.get("window_stride", 0.01) * encoder.get("subsampling_factor", 4)
+    aligned = config.get("model_conf", {}).get("ctc_weight", 0.5) > 0
+    return parse_sample_rate(frontend.get("fs", 16000)), frame if aligned else ANY_LENGTH
 
 
 def write_corpus(utterances: Sequence[Utterance], folder: Path, rate: int, tokenizer_dir: Path) -> list[str]:
@@ -56,7 +75,7 @@ def write_corpus(utterances: Sequence[Utterance], folder: Path, rate: int, token
         if (info.samplerate, info.channels) != (rate, 1):
             raise SigmelError(
                 f"{utterance.audio_filepath}: {info.samplerate} Hz and {info.channels} channels, but the front end "
-                f"takes {rate} Hz and one; convert it, or set frontend_conf.fs"
+                f"takes {rate} Hz and one; convert it, or set frontend_conf.fs (of dMel, sample_rate)"
             )
         shapes.append(info.frames)
     return [
@@ -102,9 +121,7 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     """
     exp_dir, work = options.exp_dir, options.exp_dir / "espnet"
     config = read_configs(options.config)
-    frontend, encoder = config.get("frontend_conf", {}), config.get("encoder_conf", {})
-    frame = frontend.get("window_stride", 0.01) * encoder.get("subsampling_factor", 4)
-    rate = parse_sample_rate(frontend.get("fs", 16000))
+    rate, frame = audio_of(options.task, config)
     command = ["--config", _write(exp_dir / "train.yaml", [yaml.safe_dump(config, sort_keys=False)])]
     for part in ("train", "valid"):
         manifest, listed = getattr(options, part), exp_dir / f"{part}.skipped.jsonl"
@@ -117,21 +134,24 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     command += ["--token_list", _write(exp_dir / "tokens.txt", token_list(options.tokenizer))]
     command += ["--token_type", "bpe", "--bpemodel", bpemodel, "--output_dir", str(work), "--resume", "true"]
     command += ["--seed", str(options.seed), "--ngpu", str(int(torch.cuda.is_available()))]
-    ASRTask.main(cmd=[*command, *espnet_options])
+    task = task_of(options.task)
+    task.main(cmd=[*command, *espnet_options])
 
     config_file = work / "config.yaml"
     settings = yaml.safe_load(config_file.read_text())
     phase, criterion, _ = settings["best_model_criterion"][0]
     weights = work / f"{phase}.{criterion}.ave.pth"
-    model, _ = ASRTask.build_model_from_file(config_file, weights)
+    model, _ = task.build_model_from_file(config_file, weights)
     reporter = Reporter()
     reporter.load_state_dict(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"])
     rows = metrics(reporter.stats)
     write_metrics(exp_dir / "metrics.csv", rows)
     write_train_facts(exp_dir / "train.json", rows[-1]["seconds"], int(rows[-1]["step"]), parameter_counts(model))
     with atomic_path(exp_dir / "model.zip") as temporary:
-        files = ["--asr_train_config", str(config_file), "--asr_model_file", str(weights), "--option", bpemodel]
-        pack.main(cmd=["asr", *files, "--outpath", str(temporary)])
+        prefix = "asr_" if options.task == "asr" else ""
+        files = [f"--{prefix}train_config", str(config_file), f"--{prefix}model_file", str(weights)]
+        files += ["--option", bpemodel]
+        pack.main(cmd=[options.task, *files, "--outpath", str(temporary)])
 
 
 def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
@@ -158,11 +178,12 @@ def _write(path: Path, lines: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train from the command line."""
     parser = argparse.ArgumentParser(
-        description="Train an ESPnet recogniser on manifests.",
-        epilog="Other options are those of asr_train.",
+        description="Train an ESPnet recogniser, or synthesiser, on manifests.",
+        epilog="Other options are those of asr_train, or tts_train.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, action="append", required=True, help="YAML for asr_train; a later wins")
+    parser.add_argument("--task", choices=TASKS, default="asr", help="default: %(default)s")
+    parser.add_argument("--config", type=Path, action="append", required=True, help="YAML for ESPnet; a later wins")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the SentencePiece tokenizer")
     parser.add_argument("--train", type=Path, required=True, help="manifest to train on")

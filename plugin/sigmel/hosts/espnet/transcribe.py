@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 
@@ -36,7 +37,7 @@ Row = dict[str, Any]
 
 
 def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
-    """Build ESPnet's recogniser for CTC search.
+    """Build ESPnet's recogniser, whose search weighs CTC and decoder as its training did.
 
     Args:
         archive: what ESPnet packed, or a ``.pth`` with its ``config.yaml`` beside it.
@@ -55,7 +56,9 @@ def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
     except Exception as error:  # a foreign file fails in many ways
         raise SigmelError(f"{archive}: not an archive that ESPnet packed ({error})") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Speech2Text(**files, device=device, beam_size=beam_size, ctc_weight=1.0, lm_weight=0.0, penalty=0.0)
+    with open(files["asr_train_config"], encoding="utf-8") as config:
+        ctc_weight = yaml.safe_load(config)["model_conf"]["ctc_weight"]
+    return Speech2Text(**files, device=device, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=0.0, penalty=0.0)
 
 
 def transcribe(model: Speech2Text, rows: list[Row]) -> tuple[list[Row], list[Row], float, float]:

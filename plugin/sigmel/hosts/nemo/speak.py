@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nemo.utils import logging
-from tqdm import tqdm
 
-from sigmel.data.atomic import atomic_dir
-from sigmel.data.audio import read_audio, write_wav
-from sigmel.data.manifest import Utterance, read_manifest, write_manifest
+from sigmel.data.audio import read_audio
+from sigmel.data.manifest import Utterance, read_manifest
+from sigmel.data.spoken import write_spoken
 from sigmel.data.stage import at_least
 from sigmel.errors import SigmelError, exit_status
 from sigmel.features.voice_print import voice_print
@@ -42,36 +41,28 @@ def voices_of(model: DMelLMModel, manifest: Path) -> dict[str, torch.Tensor]:
     return voices
 
 
-def speak(
+def say(
     model: DMelLMModel,
-    utterances: Sequence[Utterance],
+    texts: Sequence[Utterance],
     voices: Mapping[str, torch.Tensor] | None,
-    folder: Path,
     batch_size: int,
     seed: int,
     **options: Any,
-) -> list[Utterance]:
-    """Say texts, those of like length together; write ``wav/`` into a folder, and return the rows of a manifest.
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Say texts, those of like length together; yield the number of a text and its samples.
 
     Raises:
         SigmelError: no voice for a speaker, or see `DMelLMModel.speak`.
     """
-    for utterance in utterances:
-        if voices is not None and utterance.speaker not in voices:
-            raise SigmelError(f"{utterance.id}: --voices has none for the speaker '{utterance.speaker}'")
-    rate, made = model.dmel.sample_rate, {}
-    order = sorted(range(len(utterances)), key=lambda number: len(utterances[number].text))
-    (folder / "wav").mkdir()
-    for first in tqdm(range(0, len(order), batch_size), "spoken", unit="batch", mininterval=1.0):
+    for text in texts:
+        if voices is not None and text.speaker not in voices:
+            raise SigmelError(f"{text.id}: --voices has none for the speaker '{text.speaker}'")
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number].text))
+    for first in range(0, len(order), batch_size):
         numbers = order[first : first + batch_size]
-        chosen = [utterances[number] for number in numbers]
-        voice = None if voices is None else torch.stack([voices[utterance.speaker] for utterance in chosen])
-        sounds = model.speak([utterance.text for utterance in chosen], voice, seed + first, **options)
-        for number, utterance, sound in zip(numbers, chosen, sounds, strict=True):
-            file = f"wav/{number:05}.wav"
-            write_wav(folder / file, sound, rate)
-            made[number] = Utterance(utterance.id, file, len(sound) / rate, utterance.text, utterance.speaker)
-    return [made[number] for number in range(len(utterances))]
+        voice = None if voices is None else torch.stack([voices[texts[number].speaker] for number in numbers])
+        sounds = model.speak([texts[number].text for number in numbers], voice, seed + first, **options)
+        yield from zip(numbers, sounds, strict=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--voices", type=Path, help="manifest of recordings, for a model that knows of voices")
     parser.add_argument("--batch-size", type=at_least(1), default=16, help="texts at a time (default: %(default)s)")
     parser.add_argument("--seed", type=at_least(0), default=1, help="of the random numbers (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: the most probable (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.9, help="0: the most probable (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="share of probability to draw from")
     parser.add_argument("--max-frames", type=at_least(1), default=1000, help="of a text (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -94,12 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SigmelError(f"{args.model}: has not learned to speak")
     voices = None if args.voices is None else voices_of(model, args.voices)
     options = {"temperature": args.temperature, "top_p": args.top_p, "max_frames": args.max_frames}
-    with atomic_dir(args.output) as folder:
-        began = time.monotonic()
-        made = speak(model, utterances, voices, folder, args.batch_size, args.seed, **options)
-        write_manifest(folder / f"{args.output.name}.jsonl", made)
-    seconds, spoken = time.monotonic() - began, sum(utterance.duration for utterance in made)
-    print(f"{args.output}: {len(made)} texts, {spoken:.0f} s of speech, {spoken / seconds:.1f} x real time")
+    sounds = say(model, utterances, voices, args.batch_size, args.seed, **options)
+    print(write_spoken(args.output, utterances, sounds, model.dmel.sample_rate))
     return 0
 
 
