@@ -1,37 +1,48 @@
 #!/usr/bin/env python3
 """What is left of speech in log-mel, and in dMel of 2 to 6 bits, when sound is made of it without a trained vocoder.
 
-PESQ (wide band) and STOI against the sound that went in: clean speech, speech with music-like chords 10 dB below it,
-and with another talker 5 dB below. Needs a folder of recordings (LJSpeech's wavs/, say), and pesq and pystoi (pip).
+Mel-cepstral distortion, PESQ and STOI against the sound that went in, and the word error rate of a recogniser: clean
+speech, speech with music-like chords 10 dB below it, and with another talker 5 dB below. Needs recordings (LJSpeech's
+wavs/, or a manifest with texts), and pesq and pystoi (pip).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.fft import dct
 from side_by_side import machine
 from torch import Tensor
 from tqdm import tqdm
 
+from sigmel.analysis.scoring import error_rate
 from sigmel.data.atomic import atomic_path
-from sigmel.data.audio import read_audio
-from sigmel.errors import SigmelError
+from sigmel.data.audio import read_audio, write_wav
+from sigmel.data.speech_source import read_source
+from sigmel.data.stage import at_least
+from sigmel.errors import SigmelError, exit_status
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.features.phase import PhaseReconstruction
+from sigmel.features.vocoder import make_vocoder
 from sigmel.table import table
 
-RATE = 16000
-HEAD = ["sound", "form", "hop, ms", "PESQ", "STOI"]
+HEAD = ["sound", "form", "hop, ms", "MCD, dB", "PESQ", "STOI", "WER, %"]
+FORMS = [(25.0, None), *((25.0, bits) for bits in range(2, 7)), (12.5, None), (12.5, 4), (12.5, 6)]
+CEPSTRA = 13  # coefficients that are compared, without the loudness
+
+Recogniser = Callable[[Sequence[np.ndarray]], list[str]]
 
 
-def chords(samples: int, generator: np.random.Generator) -> np.ndarray:
+def chords(samples: int, generator: np.random.Generator, rate: int) -> np.ndarray:
     """Chords of four notes with overtones, half a second each."""
-    length, notes = RATE // 2, 220 * 2 ** (np.array([0, 4, 7, 12, 16]) / 12)
-    time = np.arange(length) / RATE
+    length, notes = rate // 2, 220 * 2 ** (np.array([0, 4, 7, 12, 16]) / 12)
+    time = np.arange(length) / rate
     pieces = []
     for _ in range(-(-samples // length)):
         chosen = generator.choice(notes, 4, replace=False) * 2 ** (generator.integers(-5, 6) / 12)
@@ -48,53 +59,109 @@ def added(speech: np.ndarray, other: np.ndarray, decibels: float) -> np.ndarray:
     )
 
 
-def scores(sound: np.ndarray, again: Tensor) -> tuple[float, float]:
-    """PESQ and STOI of what was made, with the sound that went in for a reference."""
-    from pesq import pesq
+def kept(tokenizer: DMelTokenizer, sound: np.ndarray, rounded: bool) -> Tensor:
+    """(1, T, C) log-mel of a sound, or the values of its tokens."""
+    waveform = torch.from_numpy(sound)
+    return tokenizer.decode(tokenizer.encode(waveform)[0]) if rounded else tokenizer.log_mel(waveform)[0]
+
+
+def distortion(sound: np.ndarray, made: np.ndarray, rate: int) -> float:
+    """Mel-cepstral distortion in dB (Kubichek, 1993), of frames 12.5 ms apart that are no silence."""
+    tokenizer = DMelTokenizer(rate, hop_ms=12.5)
+    mel, other = (tokenizer.log_mel(torch.from_numpy(x))[0][0].double().numpy() for x in (sound, made))
+    mel, other = mel[: len(other)], other[: len(mel)]
+    loud = mel.max(1) > mel.max() - 3  # within 60 dB of the loudest
+    cepstra, others = (dct(np.log(10) * x[loud], norm="ortho")[:, 1 : CEPSTRA + 1] for x in (mel, other))
+    # Of an orthonormal transform over C channels, coefficients are sqrt(C / 2) times those of the definition.
+    difference = (cepstra - others) / np.sqrt(mel.shape[1] / 2)
+    return float(np.mean(10 / np.log(10) * np.sqrt(2 * np.square(difference).sum(1))))
+
+
+def likeness(sound: np.ndarray, made: np.ndarray, rate: int) -> list[float]:
+    """MCD, PESQ (wide band of 16 kHz, narrow of 8) and STOI of what was made of a sound."""
+    from pesq import NoUtterancesError, pesq
     from pystoi import stoi
 
-    made = again.numpy()
-    reference = sound[: len(made)]
-    return pesq(RATE, reference, made, "wb"), stoi(reference, made, RATE)
+    sound = sound[: len(made)]
+    try:
+        quality = pesq(rate, sound, made, "wb" if rate == 16000 else "nb")
+    except NoUtterancesError:  # too short, or too quiet, for its detector of speech
+        quality = np.nan
+    return [distortion(sound, made, rate), quality, stoi(sound, made, rate)]
 
 
-def main() -> None:
-    """Run everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("speech", type=Path, help="folder of recordings")
-    parser.add_argument("--count", type=int, default=24, help="recordings, at most; default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    arguments = parser.parse_args()
-    paths = sorted(arguments.speech.glob("*.wav"))[: arguments.count]
-    if len(paths) < 2:
-        raise SigmelError(f"{arguments.speech}: expected at least two recordings (*.wav)")
-    speech = [read_audio(path, RATE)[0] for path in paths]
+def nemo_recogniser(path: Path, rate: int) -> Recogniser:
+    """What a ``.nemo`` model hears."""
+    from sigmel.hosts.nemo.transcribe import load_model, transcribe
+
+    model = load_model(path)
+
+    def recognise(sounds: Sequence[np.ndarray]) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = []
+            for number, samples in enumerate(sounds):
+                write_wav(Path(folder) / f"{number}.wav", samples, rate)
+                rows.append({"audio_filepath": f"{folder}/{number}.wav", "duration": len(samples) / rate})
+            return [row["pred_text"] for row in transcribe(model, rows, batch_size=16)[0]]
+
+    return recognise
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the table."""
+    utterances = read_source(arguments.speech)[: arguments.count]
+    if len(utterances) < 2:
+        raise SigmelError(f"{arguments.speech}: expected at least two recordings")
+    rate = arguments.sample_rate
+    speech = [read_audio(utterance.audio_filepath, rate)[0] for utterance in utterances]
+    recognise = None if arguments.recogniser is None else nemo_recogniser(arguments.recogniser, rate)
+    if recognise and not all(utterance.text for utterance in utterances):
+        raise SigmelError(f"{arguments.speech}: --recogniser needs recordings with texts (a manifest)")
+
+    def errors(sounds: Sequence[np.ndarray]) -> str:
+        if recognise is None:
+            return ""
+        texts = [utterance.text.split() for utterance in utterances]
+        return f"{error_rate(texts, [text.split() for text in recognise(sounds)]).percent:.1f}"
+
     generator = np.random.default_rng(0)
-    sounds = {
+    sets = {
         "clean": speech,
-        "with chords": [added(x, chords(len(x), generator), 10) for x in speech],
+        "with chords": [added(x, chords(len(x), generator, rate), 10) for x in speech],
         "with another talker": [added(x, speech[n - 1], 5) for n, x in enumerate(speech)],
     }
-    forms = [(25.0, None), *((25.0, bits) for bits in range(2, 7)), (12.5, None), (12.5, 4), (12.5, 6)]
     rows = []
-    for (hop, bits), name in tqdm([(form, name) for name in sounds for form in forms]):
-        tokenizer = DMelTokenizer(hop_ms=hop, bits=bits or 4)
-        vocoder = PhaseReconstruction(tokenizer)
-        found = []
-        for sound in sounds[name]:
-            waveform = torch.from_numpy(sound)
-            mel = tokenizer.log_mel(waveform)[0] if bits is None else tokenizer.decode(tokenizer.encode(waveform)[0])
-            found.append(scores(sound, vocoder(mel)[0][0]))
-        quality, clearness = np.mean(found, axis=0)
-        form = "log-mel" if bits is None else f"dMel, {bits} bits"
-        rows.append([name, form, f"{hop:g}", f"{quality:.2f}", f"{clearness:.3f}"])
+    with tqdm(total=len(sets) * len(FORMS)) as bar:
+        for name, sounds in sets.items():
+            if recognise:
+                rows.append([name, "as it is", "", "", "", "", errors(sounds)])
+            for hop, bits in FORMS:
+                tokenizer = DMelTokenizer(rate, hop_ms=hop, bits=bits or 4)
+                vocoder = make_vocoder(tokenizer)
+                made = [vocoder(kept(tokenizer, sound, bits is not None))[0][0].numpy() for sound in sounds]
+                found = [likeness(*pair, rate) for pair in zip(sounds, made, strict=True)]
+                distorted, quality, clearness = np.nanmean(found, axis=0)
+                form = "log-mel" if bits is None else f"dMel, {bits} bits"
+                figures = [f"{distorted:.1f}", f"{quality:.2f}", f"{clearness:.3f}", errors(made)]
+                rows.append([name, form, f"{hop:g}", *figures])
+                bar.update()
     print(table(HEAD, rows))
     if arguments.json is not None:
         with atomic_path(arguments.json) as temporary:
-            facts = machine() | {"recordings": str(len(speech))}
+            facts = machine() | {"recordings": str(len(speech)), "sample_rate": str(rate)}
             content = {"machine": facts, "rows": [dict(zip(HEAD, row, strict=True)) for row in rows]}
             temporary.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("speech", type=Path, help="folder of recordings, or a manifest")
+    parser.add_argument("--count", type=at_least(2), default=24, help="recordings, at most; default: %(default)s")
+    parser.add_argument(
+        "--sample-rate", type=int, choices=(8000, 16000), default=16000, help="Hz; default: %(default)s"
+    )
+    parser.add_argument("--recogniser", type=Path, help="a .nemo model whose word error rate is to be told")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parsed = parser.parse_args()
+    sys.exit(exit_status(lambda: run(parsed)))

@@ -1,5 +1,5 @@
 # What the recipes of RichASR and RichTTS share: all but their data. Sourced by their path.sh, after common.sh.
-# They set `data`, `exp` and the options of common.sh.
+# They set `data`, `exp`, `task` and the options of common.sh.
 
 # encode_dmel MANIFEST FOLDER RATE: a killed one goes on, and a folder that is there is complete.
 encode_dmel() {
@@ -7,20 +7,34 @@ encode_dmel() {
   mv "$2.partial" "$2"
 }
 
-# rich_train RATE TOKENIZER_OPTION...: stages 2 and 3.
+# rich_train RATE TOKENIZER_OPTION...: stages 2 and 3. Sets `model`, the file that training makes. ESPnet makes tokens of
+# speech while it trains.
 rich_train() {
-  local rate=$1 part
+  local rate=$1 part command
   shift
-  for part in train dev; do
-    run_stage 2 "dMel of $part" "$data/dmel/$part" encode_dmel "$data/$part.jsonl" "$data/dmel/$part" "$rate"
-  done
   run_stage 2 tokens "$exp/tokenizer" \
     "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "$@"
-  run_stage 3 train "$exp/model.nemo" \
-    "$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size" hydra.job.chdir=false \
-    recipe.exp_dir="$exp" recipe.seed="$seed" +model.lm.routing="$routing" +model.lm.attention="$attention" \
-    model.tokenizer.dir="$exp/tokenizer" model.train_ds.archives="$data/dmel/train" \
-    model.validation_ds.archives="$data/dmel/dev"
+  case $host in
+    nemo)
+      for part in train dev; do
+        run_stage 2 "dMel of $part" "$data/dmel/$part" encode_dmel "$data/$part.jsonl" "$data/dmel/$part" "$rate"
+      done
+      model=$exp/model.nemo
+      command=("$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
+        hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" +model.lm.routing="$routing"
+        +model.lm.attention="$attention" model.tokenizer.dir="$exp/tokenizer"
+        model.train_ds.archives="$data/dmel/train" model.validation_ds.archives="$data/dmel/dev")
+      ;;
+    espnet)
+      model=$exp/model.zip
+      local part_of_model=decoder_conf
+      [ "$task" = asr ] || part_of_model=tts_conf
+      command=("$python" -m sigmel.hosts.espnet.train --task "$task" --config "conf/espnet/$size.yaml" --exp-dir "$exp"
+        --seed "$seed" "--$part_of_model" routing="$routing" "--$part_of_model" attention="$attention"
+        --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
+      ;;
+  esac
+  run_stage 3 train "$model" "${command[@]}"
 }
 
 # rich_speak TEST RATE SPEAK_OPTION...: stage 4 of RichTTS. Says the texts of a manifest (spoken), and makes its sound
@@ -29,18 +43,18 @@ rich_speak() {
   local test=$1 rate=$2
   shift 2
   run_stage 4 speak "$exp/spoken" \
-    "$python" -m sigmel.hosts.nemo.speak --model "$exp/model.nemo" --output "$exp/spoken" "$@" "$test"
+    "$python" -m "sigmel.hosts.$host.speak" --model "$model" --output "$exp/spoken" "$@" "$test"
   run_stage 4 "dMel of test" "$data/dmel/test" encode_dmel "$test" "$data/dmel/test" "$rate"
   run_stage 4 copy "$data/copied.jsonl" \
     "$python" -m sigmel.cli dmel decode "$data/dmel/test" --output "$data/copied" --manifest "$data/copied.jsonl"
 }
 
-# rich_score MODEL MANIFEST...: stages 4 to 6, of what a recogniser makes of manifests.
+# rich_score RECOGNISER MANIFEST...: stages 4 to 6, of what a recogniser makes of manifests.
 rich_score() {
   local recogniser=$1
   shift
   run_stage 4 decode "$exp/decode" \
-    "$python" -m sigmel.hosts.nemo.transcribe --model "$recogniser" --output "$exp/decode" "$@"
+    "$python" -m "sigmel.hosts.$host.transcribe" --model "$recogniser" --output "$exp/decode" "$@"
   run_stage 5 score "$exp/score" \
     "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
     --results results.json --tag "${tags[@]}"

@@ -30,3 +30,17 @@ def make_digits(tmp_path_factory):
         return folder.parent
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ljspeech(tmp_path_factory):
+    """Twelve tones as LJSpeech has its clips: a list, and recordings at 22.05 kHz."""
+    folder = tmp_path_factory.mktemp("ljspeech")
+    (folder / "wavs").mkdir()
+    lines, rng = [], np.random.default_rng(0)
+    for number in range(1, 13):
+        time = np.arange(int(rng.integers(11025, 22050))) / 22050
+        write_wav(folder / f"wavs/LJ001-{number:04}.wav", 0.3 * np.sin(2 * np.pi * 100 * number * time), 22050)
+        lines.append(f"LJ001-{number:04}|It’s a tone, for Zoë|It’s a tone, for Zoë\n")
+    (folder / "metadata.csv").write_text("".join(lines), encoding="utf-8")
+    return folder

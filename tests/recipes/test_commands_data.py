@@ -117,3 +117,12 @@ def test_wrong_options_exit_2(data, options):
     with pytest.raises(SystemExit) as caught:
         data.parse([*options, "--output", "x"])
     assert caught.value.code == 2
+
+
+def test_voices_that_are_named_speak_all(data, tmp_path, capsys):
+    options = ("--train", 12, "--dev", 2, "--test", 2, "--workers", 1)
+    assert stage(data, "--output", tmp_path / "a", *options, "--voices", "en-us+f3,en-us+m4") == 0
+    assert {row.speaker for row in rows(tmp_path / "a", "train")} == {"en-us+f3", "en-us+m4"}
+    assert not (tmp_path / "a/test_ood.jsonl").exists()
+    assert stage(data, "--output", tmp_path / "b", *options, "--voices", "en-us+nobody") == 2
+    assert "no voice 'en-us+nobody'" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_everything_is_there(official):
         "config.json", "dev.jsonl", "skipped.jsonl", "test_official.jsonl", "train.jsonl", "wav",
     ]  # fmt: skip
     assert json.loads((official / "config.json").read_text()) == {
-        "test_speaker": "none", "train": 60, "tts_share": 0.5, "seed": 0,
+        "test_speaker": "none", "train": 60, "tts_share": 0.5, "speaker": "all", "as_recorded": False, "seed": 0,
     }  # fmt: skip
     assert len(rows(official, "train")) == 60
     everything = [row for name in ("train", "dev", "test_official") for row in rows(official, name)]
@@ -272,3 +272,15 @@ def test_killed_run_is_repeated_cleanly(data, fsdd, official, tmp_path, how):
         assert len(list(wav.iterdir())) <= count + 2  # the workers went down with it
     assert stage(data, "--fsdd-dir", fsdd, "--output", output, "--train", 60) == 0
     assert contents(output) == contents(official)
+
+
+def test_one_speaker_as_recorded(data, fsdd, tmp_path, capsys):
+    def of(speaker):
+        options = ("--train", 20, "--speaker", speaker, "--as-recorded", "--workers", 1)
+        return stage(data, "--fsdd-dir", fsdd, "--output", tmp_path / speaker, *options)
+
+    assert of("bob") == 0
+    utterances = [row for name in ("train", "dev", "test_official") for row in rows(tmp_path / "bob", name)]
+    assert {row.speaker for row in utterances} == {"bob"}
+    assert of("nobody") == 2
+    assert "--speaker: no nobody; there are ann, bob, carl_otto" in capsys.readouterr().err

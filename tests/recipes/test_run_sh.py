@@ -115,9 +115,9 @@ def test_wrong_options_are_refused_before_anything_is_made(egs, corpus, options,
     assert sorted(recipe.rglob("*")) == before
 
 
-@pytest.mark.parametrize("corpus", ["an4", "espeak_commands", "espeak_multidomain", "fsdd"])
-def test_help_is_the_comment_at_the_top(egs, corpus):
-    status, output, _ = finish(egs / corpus / "asr1", "--help")
+@pytest.mark.parametrize("recipe", sorted(path.parent.relative_to(EGS) for path in EGS.glob("*/*/run.sh")), ids=str)
+def test_help_is_the_comment_at_the_top(egs, recipe):
+    status, output, _ = finish(egs / recipe, "--help")
     assert status == 0
     assert "Usage: ./run.sh" in output
     assert "set -euo" not in output
@@ -151,3 +151,38 @@ def test_a_language_model_from_audio_to_table(egs, make_digits):
     status, output, _ = finish(recipe, "--size", "nano", "--fsdd_dir", str(digits), "--routing", "omni")
     assert output.count("is there already") == 8
     assert status == 0
+
+
+@pytest.mark.slow
+def test_a_language_model_learns_to_speak_and_is_heard(egs, make_digits):
+    recipe, digits = egs / "fsdd/rich1", make_digits({"ann": 1.0, "bob": 1.2})
+    options = ("--task", "tts", "--size", "nano_tts", "--speaker", "ann", "--fsdd_dir", str(digits))
+    status, _, errors = finish(recipe, *options)
+    assert status == 0, errors
+    judge = egs / "fsdd/asr1/exp/nemo_nano_omni_seed1_loso_ann"
+    assert (judge / "model.nemo").exists()
+    heard = [row for row in json.loads((recipe / "results.json").read_text()) if row["size"] == "nano_tts"]
+    assert sorted(row["test_set"] for row in heard) == ["copied", "spoken", "test_official"]
+    exp = recipe / "exp/nemo_nano_tts_dense_seed1"
+    texts = [json.loads(line)["text"] for line in (exp / "spoken/spoken.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (exp / "decode/test_official.jsonl").read_text().splitlines()]
+    assert texts == [row["text"] for row in rows]
+    assert (exp / "plots/spoken.png").stat().st_size
+
+
+@pytest.mark.slow
+def test_voices_of_commands(egs):
+    recipe = egs / "espeak_commands/rich1"
+    status, _, errors = finish(recipe, "--task", "tts", "--size", "nano_tts", "--stop_stage", "3")
+    assert status == 0, errors
+    rows = [json.loads(line) for line in (recipe / "data/voices_train48/train.jsonl").read_text().splitlines()]
+    assert {row["speaker"] for row in rows} == {"en-us+f3", "en-us+m4", "en-us+adam", "en-us+robert"}
+    assert (recipe / "exp/nemo_nano_tts_dense_seed1/model.nemo").exists()
+
+
+@pytest.mark.slow
+def test_a_reader_from_clips_to_table(egs, ljspeech):
+    recipe = egs / "ljspeech/rich1"
+    status, _, errors = finish(recipe, "--size", "nano", "--ljspeech_dir", str(ljspeech))
+    assert status == 0, errors
+    assert "| test | nemo nano dense | 1 |" in (recipe / "README.md").read_text()

@@ -36,15 +36,18 @@ def fetch_archive(
     """
     if target.is_dir():
         return target
-    print(f"downloading {url}")
+    from tqdm import tqdm
+
     with atomic_dir(target) as temporary:
         archive = temporary / "archive.tar"
         digest = hashlib.sha256()
         try:
             with urllib.request.urlopen(url, timeout=60) as response, archive.open("wb") as file:
-                while block := response.read(1 << 20):
-                    digest.update(block)
-                    file.write(block)
+                size = int(response.headers.get("Content-Length") or 0) or None
+                with tqdm(None, f"downloading {url}", size, unit="B", unit_scale=True, mininterval=1.0) as bar:
+                    while block := response.read(1 << 20):
+                        digest.update(block)
+                        bar.update(file.write(block))
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise SigmelError(f"{url}: download failed ({error}); or give a copy with {option}") from error
         if digest.hexdigest() != sha256:

@@ -9,6 +9,7 @@ import soundfile
 import torch
 import yaml
 from espnet2.asr.ctc import CTC
+from torch.nn.functional import cross_entropy
 
 from sigmel import SigmelError
 from sigmel.data.tokenizer import train_tokenizer
@@ -58,19 +59,21 @@ def test_the_loss_has_that_of_speech(heard):
         vocab_size=7, token_list=list("bcdefgh"), frontend=_adapted("frontend", "dmel")(hop_ms=25.0, ids=True),
         specaug=None, normalize=None, preencoder=None, encoder=DMelTokens(80), postencoder=None,
         decoder=RichASR(7, 80, speech_weight=0.5, **SMALL), ctc=CTC(7, 80), joint_network=None, ctc_weight=0.0,
-        lsm_weight=0.0,
+        lsm_weight=0.0, length_normalized_loss=True,
     )  # fmt: skip
     torch.manual_seed(1)
-    batch = torch.randn(2, 8000), torch.tensor([8000, 5000]), torch.tensor([[1, 2, 3], [4, -1, -1]]), torch.tensor([3, 1])
-    loss, stats, _ = model.train()(*batch)
-    lm, dmel = model.decoder.lm, DMelFrontend(hop_ms=25.0).tokenizer
-    ids, frames = dmel.encode(batch[0], batch[1])
-    sequence = lm.recognition(ids, frames, batch[2].clamp(min=0), batch[3], learn_speech=True)
-    output = lm(sequence)
-    assert float(loss) == pytest.approx(float(output.text_loss + 0.5 * output.speech_loss), rel=1e-5)
-    assert float(stats["decoder_loss"]) == pytest.approx(0.5 * float(output.speech_loss), rel=1e-5)
-    loss, _, _ = model.eval()(*batch)
-    assert float(loss) == pytest.approx(float(output.text_loss), rel=1e-5)
+    text, counts = torch.tensor([[1, 2, 3], [4, -1, -1]]), torch.tensor([3, 1])
+    audio, lengths = torch.randn(2, 8000), torch.tensor([8000, 5000])
+    ids, frames = DMelFrontend(hop_ms=25.0).tokenizer.encode(audio, lengths)
+    logits, _ = model.decoder.eval()(ids, frames, torch.tensor([[6, 1, 2, 3], [6, 4, 6, 6]]), counts + 1)
+    of_text = cross_entropy(torch.cat([logits[0], logits[1, :2]]), torch.tensor([1, 2, 3, 6, 4, 6]))
+    lm = model.decoder.lm
+    of_speech = lm(lm.recognition(ids, frames, text.clamp(min=0), counts, learn_speech=True)).speech_loss
+    loss, stats, _ = model.train()(audio, lengths, text, counts)
+    torch.testing.assert_close(loss.detach().squeeze(), (of_text + 0.5 * of_speech).detach())
+    torch.testing.assert_close(stats["decoder_loss"].squeeze(), 0.5 * of_speech.detach())
+    loss, _, _ = model.eval()(audio, lengths, text, counts)
+    torch.testing.assert_close(loss.detach().squeeze(), of_text.detach())
     assert model.decoder.aux_loss is None
 
 
@@ -114,14 +117,15 @@ def tones(tmp_path_factory):
 
 OPTIM = {
     "optim": "adamw", "optim_conf": {"lr": 3e-3}, "batch_type": "unsorted", "batch_size": 8, "num_workers": 0,
-    "max_epoch": 40, "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss", "min"]], "use_tensorboard": False,
-    "grad_clip": 1.0, "num_att_plot": 0,
+    "max_epoch": 40, "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss", "min"]],
+    "use_tensorboard": False, "grad_clip": 1.0, "num_att_plot": 0,
 }  # fmt: skip
 
 
 def run(folder, task, config):
     Path("conf.yaml").write_text(yaml.safe_dump(OPTIM | config))
-    files = ["--tokenizer", f"{folder}/tokenizer", "--train", f"{folder}/some.jsonl", "--valid", f"{folder}/some.jsonl"]
+    manifest = f"{folder}/some.jsonl"
+    files = ["--tokenizer", f"{folder}/tokenizer", "--train", manifest, "--valid", manifest]
     assert train.main(["--task", task, "--config", "conf.yaml", "--exp-dir", "exp", *files]) == 0
 
 

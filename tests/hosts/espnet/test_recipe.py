@@ -1,5 +1,6 @@
 """The recipe's commands: from manifests to an archive, and from an archive to transcripts."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -118,6 +119,24 @@ def test_run_sh_with_host_espnet(tmp_path):
     assert "| test | espnet nano switch | 1 |" in (recipe / "README.md").read_text()
     plots = {plot.name for plot in (recipe / "exp/espnet_nano_switch_seed1/plots").iterdir()}
     assert plots >= {"training.png", "load_test.png", "experts_test.png"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "size"), [("asr2", "nano"), ("tts1", "nano_tts")])
+def test_language_models_from_audio_to_a_model(recipe, size, tmp_path):
+    made = {"data", "exp", "downloads", "results.json"}
+    egs = shutil.copytree(ROOT / "egs", tmp_path / "egs", ignore=lambda _, names: made & set(names))
+    recordings, noise = tmp_path / "corpus/recordings", np.random.default_rng(0)
+    recordings.mkdir(parents=True)
+    for digit, take in itertools.product(range(10), range(9)):
+        soundfile.write(recordings / f"{digit}_ann_{take}.wav", 0.1 * noise.standard_normal(2400), 8000)
+    options = ["--size", size, "--speaker", "ann", "--stop_stage", "3", "--fsdd_dir", str(tmp_path / "corpus")]
+    command = [egs / "fsdd" / recipe / "run.sh", "--python", sys.executable, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    exp = egs / f"fsdd/rich1/exp/espnet_{size}_dense_seed1"
+    assert json.loads((exp / "train.json").read_text())["steps"] == 4
+    assert zipfile.is_zipfile(exp / "model.zip")
 
 
 @pytest.mark.parametrize(
