@@ -1,5 +1,6 @@
 """One model, two layouts: what it is trained on is what it generates by, alone or in any batch."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -164,6 +165,23 @@ def test_it_learns_to_recognise_and_to_speak():
     assert torch.equal(spoken[1, :4], speech[1, :4])
     streamed = [frame for frame, _ in made.speak_stream(text, lengths, temperature=0, max_frames=20)]
     assert torch.equal(torch.stack(streamed, dim=1), spoken)
+
+
+def test_an_end_is_drawn_once_for_all_channels():
+    """Of a model that gives each frame one chance in five to be the end, whatever else it says."""
+    made = model()
+    with torch.no_grad():
+        made.speech_heads.linear.weight.zero_()
+        bias = made.speech_heads.linear.bias.view(*made.speech_heads.shape)
+        bias.fill_(-20.0)
+        bias[:, 0], bias[:, made.eos_id] = np.log(0.8), np.log(0.2)
+    text, lengths = torch.zeros(400, 2, dtype=torch.int64), torch.full((400,), 2)
+    generator = torch.Generator().manual_seed(0)
+    _, frames = made.speak(text, lengths, max_frames=60, generator=generator)
+    assert abs(frames.float().mean() - 4) < 0.7  # of a geometric distribution
+    assert abs(float((frames == 0).float().mean()) - 0.2) < 0.06
+    _, frames = made.speak(text[:2], lengths[:2], max_frames=7, temperature=0)
+    assert frames.tolist() == [7, 7]
 
 
 def test_masked_frames_are_not_heard():

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 
 from sigmel import SigmelError
 from sigmel.cli import main
-from sigmel.data.manifest import Utterance, write_manifest
+from sigmel.data.manifest import Utterance, read_manifest, write_manifest
 from sigmel.data.tokenizer import train_tokenizer
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.voice_print import voice_print
+from sigmel.hosts.nemo import speak
 from sigmel.hosts.nemo.lm import DMelLMModel
 
 
@@ -98,6 +99,44 @@ def test_speakers_by_their_sound(corpus):
     torch.testing.assert_close(voices[1], torch.cat([mel.mean(0), mel.std(0, correction=0)]))
     sounds = model.speak(["a", "b c"], voice=voices, max_frames=6)
     assert [len(sound) <= 5 * 400 for sound in sounds] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_manifest_is_said(trained, corpus, tmp_path, capsys):
+    model, _ = trained
+    model.save_to(str(tmp_path / "model.nemo"))
+    command = ["--model", str(tmp_path / "model.nemo"), "--max-frames", "30", str(corpus / "m.jsonl")]
+    assert speak.main([*command, "--output", str(tmp_path / "said")]) == 0
+    assert "24 texts" in capsys.readouterr().out
+    said = list(read_manifest(tmp_path / "said/said.jsonl"))
+    assert [(one.id, one.text) for one in said] == [(u.id, u.text) for u in read_manifest(corpus / "m.jsonl")]
+    for utterance in said:
+        assert soundfile.info(tmp_path / "said" / utterance.audio_filepath).duration == utterance.duration
+    assert speak.main([*command, "--output", str(tmp_path / "again"), "--batch-size", "24"]) == 0
+
+    with pytest.raises(SigmelError, match=r"none\.nemo: no such model"):
+        speak.main(["--model", str(tmp_path / "none.nemo"), "--output", str(tmp_path / "x"), str(corpus / "m.jsonl")])
+    model.cfg.task = "asr"
+    try:
+        model.save_to(str(tmp_path / "deaf.nemo"))
+    finally:
+        model.cfg.task = "joint"
+    with pytest.raises(SigmelError, match=r"deaf\.nemo: has not learned to speak"):
+        speak.main(["--model", str(tmp_path / "deaf.nemo"), "--output", str(tmp_path / "x"), str(corpus / "m.jsonl")])
+    assert not (tmp_path / "x").exists()
+
+
+def test_voices_are_those_of_a_manifest(corpus, tmp_path):
+    model = DMelLMModel(configuration(corpus, lm={"speaker_size": 160}, task="tts"))
+    rows = [Utterance(f"v{n}", str(corpus / f"{n}.wav"), 0.2, "a", speaker) for n, speaker in enumerate("xyx")]
+    write_manifest(tmp_path / "voices.jsonl", rows)
+    voices = speak.voices_of(model, tmp_path / "voices.jsonl")
+    assert voices.keys() == {"x", "y"}
+    samples, _ = soundfile.read(corpus / "1.wav", dtype="float32")
+    expected = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]
+    torch.testing.assert_close(voices["y"], expected)
+    with pytest.raises(SigmelError, match="q: --voices has none for the speaker 'z'"):
+        list(speak.say(model, [Utterance("q", "q.wav", 1.0, "a", "z")], voices, 1, 0))
 
 
 @pytest.mark.parametrize(
