@@ -54,13 +54,22 @@ def test_hypotheses_may_be_chosen_again(heard):
     torch.testing.assert_close(again[0], decoder.score(ys[0], after, ids[0])[0], atol=1e-6, rtol=0)
 
 
-def test_the_loss_has_that_of_speech(heard):
-    model = SigmelASRModel(
-        vocab_size=7, token_list=list("bcdefgh"), frontend=_adapted("frontend", "dmel")(hop_ms=25.0, ids=True),
+def recogniser(**frontend):
+    return SigmelASRModel(
+        vocab_size=7, token_list=list("bcdefgh"), frontend=_adapted("frontend", "dmel")(hop_ms=25.0, **frontend),
         specaug=None, normalize=None, preencoder=None, encoder=DMelTokens(80), postencoder=None,
         decoder=RichASR(7, 80, speech_weight=0.5, **SMALL), ctc=CTC(7, 80), joint_network=None, ctc_weight=0.0,
         lsm_weight=0.0, length_normalized_loss=True,
     )  # fmt: skip
+
+
+def test_values_are_no_ids():
+    with pytest.raises(SigmelError, match="encoder: dmel_tokens takes the ids of frontend: dmel; set ids: true"):
+        recogniser()
+
+
+def test_the_loss_has_that_of_speech():
+    model = recogniser(ids=True)
     torch.manual_seed(1)
     text, counts = torch.tensor([[1, 2, 3], [4, -1, -1]]), torch.tensor([3, 1])
     audio, lengths = torch.randn(2, 8000), torch.tensor([8000, 5000])
@@ -117,7 +126,7 @@ def tones(tmp_path_factory):
 
 OPTIM = {
     "optim": "adamw", "optim_conf": {"lr": 3e-3}, "batch_type": "unsorted", "batch_size": 8, "num_workers": 0,
-    "max_epoch": 40, "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss", "min"]],
+    "max_epoch": 25, "keep_nbest_models": 1, "best_model_criterion": [["valid", "loss", "min"]],
     "use_tensorboard": False, "grad_clip": 1.0, "num_att_plot": 0,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
+from sigmel.hosts.espnet.dmel_lm import DMelTokens
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
@@ -35,7 +36,7 @@ class SigmelASRModel(ESPnetASRModel):
         *args, **kwargs: see ESPnetASRModel.
 
     Raises:
-        SigmelError: the front end gives speech tokens, and they would be normalised.
+        SigmelError: the front end gives speech tokens, and they would be normalised; or `DMelTokens` is given none.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -45,6 +46,8 @@ class SigmelASRModel(ESPnetASRModel):
             self._check_frontend(self.frontend)
 
     def _check_frontend(self, frontend: RegisteredFrontend) -> None:
+        if isinstance(self.encoder, DMelTokens) and not getattr(frontend.core, "ids", False):
+            raise SigmelError("encoder: dmel_tokens takes the ids of frontend: dmel; set ids: true in frontend_conf")
         if getattr(frontend.core, "discrete", False) and self.normalize is not None:
             raise SigmelError(
                 f"normalize: {type(self.normalize).__name__} would take mean and variance of speech tokens, which "
