@@ -1,11 +1,28 @@
-"""Made-up corpora that recipes can be given."""
+"""Data stages of recipes, and made-up corpora that they can be given."""
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from sigmel.data.audio import write_wav
+
+
+@pytest.fixture(scope="session")
+def load_stage():
+    """Function that imports the data stage of a recipe, as "fsdd/asr1"."""
+
+    def load(recipe: str) -> ModuleType:
+        script = Path(__file__).parents[2] / "egs" / recipe / "local" / "data.py"
+        spec = importlib.util.spec_from_file_location(f"{recipe.replace('/', '_')}_data", script)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

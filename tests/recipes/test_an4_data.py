@@ -1,11 +1,9 @@
 """The data stage of the an4 recipe, on a small database with AN4's layout."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,16 +14,10 @@ import soundfile
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_manifest
 
-SCRIPT = Path(__file__).parents[2] / "egs" / "an4" / "asr1" / "local" / "data.py"
-
 
 @pytest.fixture(scope="module")
-def data():
-    spec = importlib.util.spec_from_file_location("an4_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["an4_data"] = module
-    spec.loader.exec_module(module)
-    return module
+def data(load_stage):
+    return load_stage("an4/asr1")
 
 
 def stage(data, *options):

@@ -1,30 +1,17 @@
 """The data stage of the espeak_commands recipe."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_manifest
 
-LOCAL = Path(__file__).parents[2] / "egs" / "espeak_commands" / "asr1" / "local"
 SETS = ("train", "dev", "test", "test_ood")
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, LOCAL / f"{name.removeprefix('commands_')}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def data():
-    return load("commands_data")
+def data(load_stage):
+    return load_stage("espeak_commands/asr1")
 
 
 def stage(data, *options):

@@ -1,7 +1,6 @@
 """The data stage of the fsdd recipe, on made-up recordings with the right names."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -24,12 +23,8 @@ SPEAKERS = {"ann": 1.0, "bob": 0.7, "carl_otto": 1.3}
 
 
 @pytest.fixture(scope="module")
-def data():
-    spec = importlib.util.spec_from_file_location("fsdd_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fsdd_data"] = module
-    spec.loader.exec_module(module)
-    return module
+def data(load_stage):
+    return load_stage("fsdd/asr1")
 
 
 @pytest.fixture(scope="module")

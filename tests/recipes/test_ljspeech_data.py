@@ -1,9 +1,6 @@
 """The data stage of the ljspeech recipe, on a few tones with LJSpeech's layout."""
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +8,10 @@ import soundfile
 
 from sigmel.data.manifest import read_manifest
 
-SCRIPT = Path(__file__).parents[2] / "egs" / "ljspeech" / "rich1" / "local" / "data.py"
-
 
 @pytest.fixture(scope="module")
-def data():
-    spec = importlib.util.spec_from_file_location("ljspeech_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ljspeech_data"] = module
-    spec.loader.exec_module(module)
-    return module
+def data(load_stage):
+    return load_stage("ljspeech/rich1")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The espeak_multidomain recipe: its data, and how the comparison is put together."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -21,12 +20,8 @@ SIZES = ("--train", 40, "--dev", 10, "--test", 10)
 
 
 @pytest.fixture(scope="module")
-def data():
-    spec = importlib.util.spec_from_file_location("multidomain_data", RECIPE / "local/data.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["multidomain_data"] = module
-    spec.loader.exec_module(module)
-    return module
+def data(load_stage):
+    return load_stage("espeak_multidomain/asr1")
 
 
 @pytest.fixture(scope="module")
