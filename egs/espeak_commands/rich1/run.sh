@@ -42,7 +42,7 @@ else
   recogniser=../asr1/exp/nemo_${judge}_omni_seed1/model.nemo
   run_stage 1 data "$data" "$python" ../asr1/local/data.py --output "$data" "${made[@]}" \
     --voices en-us+f3,en-us+m4,en-us+adam,en-us+robert
-  rich_train 16000 --type char
+  rich_train 16000 --type word
   rich_speak "$data/test.jsonl" 16000 --voices "$data/train.jsonl"
   run_stage 4 "recogniser of others" "$recogniser" ../asr1/run.sh --stop_stage 3 --size "$judge" --python "$python"
   rich_score "$recogniser" "$exp/spoken/spoken.jsonl" "$data/copied.jsonl" "$data/test.jsonl"
