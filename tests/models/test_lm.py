@@ -177,11 +177,12 @@ def test_an_end_is_drawn_once_for_all_channels():
         bias[:, 0], bias[:, made.eos_id] = np.log(0.8), np.log(0.2)
     text, lengths = torch.zeros(400, 2, dtype=torch.int64), torch.full((400,), 2)
     generator = torch.Generator().manual_seed(0)
-    _, frames = made.speak(text, lengths, max_frames=60, generator=generator)
+    _, frames = made.speak(text, lengths, min_frames=0, max_frames=60, generator=generator)
     assert abs(frames.float().mean() - 4) < 0.7  # of a geometric distribution
     assert abs(float((frames == 0).float().mean()) - 0.2) < 0.06
     _, frames = made.speak(text[:2], lengths[:2], max_frames=7, temperature=0)
     assert frames.tolist() == [7, 7]
+    assert made.speak(text, lengths, min_frames=5, max_frames=60, generator=generator)[1].min() == 5
 
 
 def test_masked_frames_are_not_heard():

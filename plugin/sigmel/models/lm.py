@@ -334,6 +334,7 @@ class DMelLM(RoutedStack):
         text: Tensor,
         lengths: Tensor,
         speakers: Tensor | None = None,
+        min_frames: int = 2,
         max_frames: int = 1000,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -345,6 +346,7 @@ class DMelLM(RoutedStack):
         Args:
             text: (B, U) int64 tokens; lengths: (B,).
             speakers: (B, S), where the model knows of any.
+            min_frames: before an end is thought of. Default: 2, the fewest that sound can be made of.
             max_frames: at most. Default: 1000.
             temperature, top_k, top_p, generator: see `sample`.
 
@@ -355,9 +357,10 @@ class DMelLM(RoutedStack):
         parts = [self._text(text, lengths, False), self._speech(empty, torch.zeros_like(lengths), False, ends=False)]
         hidden, state = self._prefill(self._join([*self._speaker(speakers), *parts]))
         going_on = torch.ones(len(text), dtype=torch.bool, device=text.device)
-        for _ in range(max_frames):
+        for number in range(max_frames):
             logits = self.speech_heads(hidden).float()  # (B, C, V)
-            going_on = going_on & ~self._ends(logits, temperature, generator)
+            if number >= min_frames:
+                going_on = going_on & ~self._ends(logits, temperature, generator)
             if not going_on.any():
                 return
             frame = sample(logits[..., : self.bins], temperature, top_k, top_p, generator).to(torch.uint8)

@@ -1,8 +1,7 @@
 """Say the texts of a manifest with a ``.nemo`` model that has learned to speak.
 
 ``python -m sigmel.hosts.nemo.speak --model model.nemo --output spoken texts.jsonl`` writes sound (``spoken/wav/``) and
-a manifest of it (``spoken/spoken.jsonl``), which a recogniser can be tried on. A text that the model ends at once is a
-file without samples.
+a manifest of it (``spoken/spoken.jsonl``), which a recogniser can be tried on.
 """
 
 from __future__ import annotations
