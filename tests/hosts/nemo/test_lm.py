@@ -126,11 +126,11 @@ def test_a_manifest_is_said(trained, corpus, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_voices_are_those_of_a_manifest(corpus, tmp_path):
+def test_voices_are_those_of_a_manifest(corpus):
     model = DMelLMModel(configuration(corpus, lm={"speaker_size": 160}, task="tts"))
-    rows = [Utterance(f"v{n}", str(corpus / f"{n}.wav"), 0.2, "a", speaker) for n, speaker in enumerate("xyx")]
-    write_manifest(tmp_path / "voices.jsonl", rows)
-    voices = speak.voices_of(model, tmp_path / "voices.jsonl")
+    rows = [Utterance(f"v{n}", f"{n}.wav", 0.2, "a", speaker) for n, speaker in enumerate("xyx")]
+    write_manifest(corpus / "voices.jsonl", rows)
+    voices = speak.voices_of(model, corpus / "voices.jsonl")
     assert voices.keys() == {"x", "y"}
     samples, _ = soundfile.read(corpus / "1.wav", dtype="float32")
     expected = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]

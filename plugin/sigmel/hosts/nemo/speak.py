@@ -18,6 +18,7 @@ from nemo.utils import logging
 
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import Utterance, read_manifest
+from sigmel.data.speech_source import read_source
 from sigmel.data.spoken import write_spoken
 from sigmel.data.stage import at_least
 from sigmel.errors import SigmelError, exit_status
@@ -33,7 +34,7 @@ def voices_of(model: DMelLMModel, manifest: Path) -> dict[str, torch.Tensor]:
         AudioError: a recording cannot be used.
     """
     voices: dict[str, torch.Tensor] = {}
-    for utterance in read_manifest(manifest):
+    for utterance in read_source(manifest):
         if utterance.speaker not in voices:
             samples, _ = read_audio(utterance.audio_filepath, model.dmel.sample_rate)
             voices[utterance.speaker] = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]
