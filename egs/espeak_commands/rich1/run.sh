@@ -24,8 +24,9 @@ check judge 'nano|tiny|small'
 size=${size:-$task}
 check_options
 
+tokens=word
 case $task$size in # utterances to train, stop training early on, and test with
-  *nano*) utterances=(48 8 16) ;;
+  *nano*) utterances=(48 8 16) tokens=char ;; # which do not have all words
   asr*) utterances=(25000 200 500) ;;
   tts*) utterances=(8000 50 200) ;;
 esac
@@ -35,14 +36,14 @@ made=(--train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2
 if [ "$task" = asr ]; then
   data=../asr1/data/train${utterances[0]}
   run_stage 1 data "$data" "$python" ../asr1/local/data.py --output "$data" "${made[@]}"
-  rich_train 16000 --type word
+  rich_train 16000 --type "$tokens"
   rich_score "$model" "$data/test.jsonl" "$data/test_ood.jsonl"
 else
   data=data/voices_train${utterances[0]}
   recogniser=../asr1/exp/nemo_${judge}_omni_seed1/model.nemo
   run_stage 1 data "$data" "$python" ../asr1/local/data.py --output "$data" "${made[@]}" \
     --voices en-us+f3,en-us+m4,en-us+adam,en-us+robert
-  rich_train 16000 --type word
+  rich_train 16000 --type "$tokens"
   rich_speak "$data/test.jsonl" 16000 --voices "$data/train.jsonl"
   run_stage 4 "recogniser of others" "$recogniser" ../asr1/run.sh --stop_stage 3 --size "$judge" --python "$python"
   rich_score "$recogniser" "$exp/spoken/spoken.jsonl" "$data/copied.jsonl" "$data/test.jsonl"
