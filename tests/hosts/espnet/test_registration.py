@@ -75,7 +75,7 @@ def test_a_class_that_cannot_be_loaded_is_left_out_with_a_warning(monkeypatch):
     task = SimpleNamespace(encoder_choices=ClassChoices("encoder", {"rnn": TransformerEncoder}, AbsEncoder))
     with pytest.warns(UserWarning, match="does not offer the encoder 'broken' to ESPnet: .*no_such_module"):
         extend(task)
-    assert task.encoder_choices.choices() == ("rnn", None)
+    assert task.encoder_choices.choices() == ("rnn", "dmel_tokens", None)
 
 
 @pytest.mark.parametrize(
