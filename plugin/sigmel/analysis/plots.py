@@ -132,12 +132,12 @@ def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -
         rows: set -> id -> row of its manifest; the first set says which texts.
         count: texts, at most. Default: 3.
     """
-    texts = list(next(iter(rows.values())))[:count]
+    sets, texts = list(rows), list(next(iter(rows.values())))[:count]
     figure, grid = load_pyplot().subplots(
         len(texts), len(rows), figsize=(4 * len(rows), 2.2 * len(texts)), layout="constrained", squeeze=False
     )
     for (line, column), axes in np.ndenumerate(grid):
-        name, row = list(rows)[column], rows[list(rows)[column]][texts[line]]
+        name, row = sets[column], rows[sets[column]][texts[line]]
         samples, rate = read_audio(row["audio_filepath"])
         seconds = len(samples) / rate
         axes.imshow(
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
 def _same_texts(first: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The rows of a decoded set that have sound, and of those beside it that have the same utterances."""
     rows = {}
-    for path in (first, *sorted(first.parent.glob("*.jsonl"))):
+    for path in sorted(first.parent.glob("*.jsonl"), key=lambda path: (path != first, path.name)):
         if not path.name.endswith(".skipped.jsonl"):
             rows[path.stem] = {row["id"]: row for row in read_rows(path)}
     ids = [name for name, row in rows[first.stem].items() if row["duration"]]

@@ -172,8 +172,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     if missing:
         raise SigmelError(f"{arguments.source}: has no utterance {min(missing)!r}")
     vocoder = Vocoder(arguments.vocoder, tuple(arguments.vocoder_conf or ()))
-    for archive in archives:
-        _decoder(archive.name, vocoder)  # of which wrong options are told here
+    _decoder(json.dumps(archives[0].tokenizer), vocoder)  # of which wrong options are told here
     for _ in parallel_map(decode_utterance, vocoder, jobs, arguments.workers, "sound", arguments.dask):
         pass
     if arguments.manifest is not None:
@@ -192,7 +191,8 @@ def decode_utterance(vocoder: Vocoder, job: tuple[str, str, Path]) -> None:
     """Write the sound of an utterance: (archive, id, file to write)."""
     name, utterance_id, path = job
     torch.set_num_threads(1)
-    archive, tokenizer, make_sound = _decoder(name, vocoder)
+    archive = _opened(name)
+    tokenizer, make_sound = _decoder(json.dumps(archive.tokenizer), vocoder)
     log_mel = tokenizer.decode(torch.from_numpy(np.array(archive[utterance_id]))[None])
     waveform, _ = make_sound(log_mel)
     with atomic_path(path) as temporary:
@@ -200,11 +200,16 @@ def decode_utterance(vocoder: Vocoder, job: tuple[str, str, Path]) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _decoder(archive: str, vocoder: Vocoder) -> tuple[DMelArchive, DMelTokenizer, torch.nn.Module]:
-    """What an archive's utterances need to be heard; a process comes back to the same one many times."""
-    opened = DMelArchive(archive)
-    tokenizer = DMelTokenizer(**opened.tokenizer)
-    return opened, tokenizer, make_vocoder(tokenizer, vocoder.name, **dict(vocoder.options))
+def _opened(archive: str) -> DMelArchive:
+    """An archive, whose index a process reads once for many of its utterances."""
+    return DMelArchive(archive)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(settings: str, vocoder: Vocoder) -> tuple[DMelTokenizer, torch.nn.Module]:
+    """What makes sound of archives with these settings, in JSON; a process makes it once."""
+    tokenizer = DMelTokenizer(**json.loads(settings))
+    return tokenizer, make_vocoder(tokenizer, vocoder.name, **dict(vocoder.options))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
