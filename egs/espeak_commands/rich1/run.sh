@@ -24,11 +24,10 @@ check judge 'nano|tiny|small'
 size=${size:-$task}
 check_options
 
-tokens=word
-case $task$size in # utterances to train, stop training early on, and test with
-  *nano*) utterances=(48 8 16) tokens=char ;; # which do not have all words
-  asr*) utterances=(25000 200 500) ;;
-  tts*) utterances=(8000 50 200) ;;
+case $task$size in # utterances to train, stop training early on, and test with; tokens of text
+  *nano*) utterances=(48 8 16) tokens=char ;; # these few do not have all words
+  asr*) utterances=(25000 200 500) tokens=word ;;
+  tts*) utterances=(25000 100 200) tokens=char ;; # rare words are said like those that share their letters
 esac
 exp=exp/$system
 made=(--train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}")

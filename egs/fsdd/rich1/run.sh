@@ -30,7 +30,7 @@ corpus=(--download-dir ../asr1/downloads ${fsdd_dir:+--fsdd-dir "$fsdd_dir"})
 # utterances to train on, and the size of the recogniser that judges
 case $task$size in
   *nano*) train=48 judge=nano ;;
-  asr*) train=8000 judge= ;;
+  asr*) train=24000 judge= ;;
   tts*) train=4000 judge=tiny ;;
 esac
 exp=exp/$system

@@ -24,6 +24,11 @@ class Visible:
     left_context: int | None
     _mask: Tensor | None = None
 
+    @property
+    def causal(self) -> bool:
+        """A frame sees itself and all before it; no frame that exists sees padding, which comes after it."""
+        return self.chunk_size == 1 and self.left_context is None
+
     def mask(self) -> Tensor:
         """(B, 1, T, T) bool, see `attention_mask`; made when it is first asked for."""
         if self._mask is None:
