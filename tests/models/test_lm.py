@@ -144,6 +144,21 @@ def test_generation_foretells_what_training_learns(options):
             assert loss[0].speech_loss < loss[1].speech_loss
 
 
+@pytest.mark.parametrize("options", [{}, {"positions": "alibi"}, {"attention": "sigmoid", "max_length": 64}], ids=str)
+def test_bfloat16_learns_what_float32_does(options):
+    made = model(**options)
+    speech, text, _ = batch(made)
+    sequence = made.synthesis(text, TEXT_LENGTHS, speech, SPEECH_LENGTHS)
+    losses, gradients = [], []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(made(sequence).loss)
+        found = torch.autograd.grad(losses[-1], list(made.parameters()), allow_unused=True)
+        gradients.append(torch.cat([one.flatten() for one in found if one is not None]))
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-2)
+    assert F.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_it_learns_to_recognise_and_to_speak():
     torch.manual_seed(0)
     made = DMelLM(**SMALL)
