@@ -92,9 +92,12 @@ def likeness(sound: np.ndarray, made: np.ndarray, rate: int) -> list[float]:
 
 def nemo_recogniser(path: Path, rate: int) -> Recogniser:
     """What a ``.nemo`` model hears."""
-    from sigmel.hosts.nemo.transcribe import load_model, transcribe
+    from nemo.core import ModelPT
 
-    model = load_model(path)
+    from sigmel.hosts.nemo.restore import load_model
+    from sigmel.hosts.nemo.transcribe import transcribe
+
+    model = load_model(path, ModelPT)
 
     def recognise(sounds: Sequence[np.ndarray]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import train, transcribe
+from sigmel.hosts.nemo.restore import load_model
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_a_run_killed_half_way_goes_on_where_it_stopped(config, monkeypatch):
     seconds = [float(row[1]) for row in rows[1:]]
     assert seconds == sorted(seconds)
     assert not (exp / "checkpoints").exists()
-    assert transcribe.load_model(exp / "model.nemo").encoder.core.routers
+    assert load_model(exp / "model.nemo", ModelPT).encoder.core.routers
 
 
 def test_one_seed_gives_one_model(config, tmp_path):
@@ -77,11 +79,11 @@ def test_one_seed_gives_one_model(config, tmp_path):
     for name in ("first", "second"):
         config.recipe.exp_dir = str(tmp_path / name)
         train.train(config.copy())
-        found.append(transcribe.load_model(tmp_path / name / "model.nemo").state_dict())
+        found.append(load_model(tmp_path / name / "model.nemo", ModelPT).state_dict())
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
     config.recipe.exp_dir, config.recipe.seed = str(tmp_path / "third"), 2
     train.train(config)
-    other = transcribe.load_model(tmp_path / "third/model.nemo").state_dict()
+    other = load_model(tmp_path / "third/model.nemo", ModelPT).state_dict()
     assert not all(torch.equal(value, other[key]) for key, value in found[0].items())
 
 
@@ -224,11 +226,11 @@ def test_a_transcript_does_not_depend_on_its_batch(trained, corpus, tmp_path):
 
 def test_models_that_are_none_are_named(tmp_path):
     with pytest.raises(SigmelError, match="no such model"):
-        transcribe.load_model(tmp_path / "absent.nemo")
+        load_model(tmp_path / "absent.nemo", ModelPT)
     (tmp_path / "corrupt.nemo").write_bytes(b"not a tar file")
-    with pytest.raises(SigmelError, match=r"corrupt\.nemo: not a NeMo speech model"):
-        transcribe.load_model(tmp_path / "corrupt.nemo")
+    with pytest.raises(SigmelError, match=r"corrupt\.nemo: not a NeMo model"):
+        load_model(tmp_path / "corrupt.nemo", ModelPT)
     with tarfile.open(tmp_path / "foreign.nemo", "w") as archive:
         archive.add(tmp_path / "corrupt.nemo", "anything")
-    with pytest.raises(SigmelError, match=r"foreign\.nemo: not a NeMo speech model"):
-        transcribe.load_model(tmp_path / "foreign.nemo")
+    with pytest.raises(SigmelError, match=r"foreign\.nemo: not a NeMo model"):
+        load_model(tmp_path / "foreign.nemo", ModelPT)

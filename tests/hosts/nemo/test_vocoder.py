@@ -78,3 +78,9 @@ def test_another_log_mel_is_refused(hifigan, tmp_path):
     (tmp_path / "text.nemo").write_text("no model")
     with pytest.raises(SigmelError, match="not a NeMo model"):
         make_vocoder(DMelTokenizer(), "nemo", model=str(tmp_path / "text.nemo"))
+
+
+@pytest.mark.parametrize("trained", ["ctc_bpe"], indirect=True)
+def test_a_recogniser_is_no_vocoder(trained):
+    with pytest.raises(SigmelError, match=r"\.nemo: EncDecCTCModelBPE is no Vocoder"):
+        make_vocoder(DMelTokenizer(), "nemo", model=str(trained.path))

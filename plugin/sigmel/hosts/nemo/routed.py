@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo.collections.asr import models
+from nemo.core import ModelPT
 from nemo.utils import logging
 from torch import Tensor
 
 from sigmel.analysis.recogniser import RoutedRecogniser
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.transcribe import load_model
+from sigmel.hosts.nemo.restore import load_model
 
 CTC = (models.EncDecCTCModel, models.EncDecCTCModelBPE)
 TRANSDUCERS = (models.EncDecRNNTModel, models.EncDecRNNTBPEModel)
@@ -82,7 +83,7 @@ def load_recogniser(path: Path) -> NeMoRecogniser:
         SigmelError: naming the file: NeMo cannot restore it, or see `NeMoRecogniser`.
     """
     logging.setLevel(logging.ERROR)
-    model = load_model(path)
+    model = load_model(path, ModelPT)
     try:
         return NeMoRecogniser(model).eval()
     except SigmelError as error:

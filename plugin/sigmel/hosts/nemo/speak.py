@@ -24,7 +24,7 @@ from sigmel.data.stage import at_least
 from sigmel.errors import SigmelError, exit_status
 from sigmel.features.voice_print import voice_print
 from sigmel.hosts.nemo.lm import DMelLMModel
-from sigmel.hosts.nemo.transcribe import load_model
+from sigmel.hosts.nemo.restore import load_model
 
 
 def voices_of(model: DMelLMModel, manifest: Path) -> dict[str, torch.Tensor]:
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     utterances = list(read_manifest(args.texts))
     logging.setLevel(logging.ERROR)
-    model = load_model(args.model)
-    if not isinstance(model, DMelLMModel) or model.cfg.task == "asr":
+    model = load_model(args.model, DMelLMModel)
+    if model.cfg.task == "asr":
         raise SigmelError(f"{args.model}: has not learned to speak")
     voices = None if args.voices is None else voices_of(model, args.voices)
     options = {"temperature": args.temperature, "top_p": args.top_p, "max_frames": args.max_frames}

@@ -22,7 +22,6 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 from torch.utils.data import DataLoader, IterableDataset
 
-import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
 from sigmel.analysis.decoded import write_decoded
 from sigmel.analysis.routing import WATCHED, watch_routing
 from sigmel.data.atomic import atomic_dir
@@ -30,6 +29,7 @@ from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_rows
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts.nemo.lm import DMelLMModel
+from sigmel.hosts.nemo.restore import load_model
 
 Row = dict[str, Any]
 
@@ -70,21 +70,6 @@ class Batches(IterableDataset):
     def _collate(batch: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         lengths = torch.tensor([len(audio) for audio in batch])
         return torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lengths, None, None
-
-
-def load_model(path: Path) -> ModelPT:
-    """Restore a model.
-
-    Raises:
-        SigmelError: there is no such file, or NeMo cannot make a speech recogniser of it.
-    """
-    if not path.is_file():
-        raise SigmelError(f"{path}: no such model; train one first")
-    try:
-        model = ModelPT.restore_from(str(path), map_location="cuda" if torch.cuda.is_available() else "cpu")
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{path}: not a NeMo speech model that can be restored ({error})") from error
-    return model.eval()
 
 
 def transcribe(model: ModelPT, rows: list[Row], batch_size: int) -> tuple[list[Row], list[Row], float]:
@@ -141,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SigmelError(f"--batch-size: {args.batch_size} must be at least 1")
     manifests = {path: read_rows(path) for path in args.manifests}
     logging.setLevel(logging.ERROR)
-    model = load_model(args.model)
+    model = load_model(args.model, ModelPT)
     transcribe(model, next(iter(manifests.values()))[: args.batch_size], args.batch_size)  # warm up
     with atomic_dir(args.output) as folder:
         for path, rows in manifests.items():

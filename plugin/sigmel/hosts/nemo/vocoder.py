@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from nemo.collections.tts.models.base import Vocoder
-from nemo.core import ModelPT
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
+from sigmel.hosts.nemo.restore import load_model
 from sigmel.layers.masks import valid_frames
 
 
@@ -34,7 +34,7 @@ class NeMoVocoder(nn.Module):
 
     def __init__(self, tokenizer: DMelTokenizer, model: str | Path | Vocoder):
         super().__init__()
-        self.core = (model if isinstance(model, Vocoder) else _restored(Path(model))).eval()
+        self.core = model.eval() if isinstance(model, Vocoder) else load_model(Path(model), Vocoder, device="cpu")
         mel = self.core.cfg.preprocessor
         if mel.get("mag_power", 2.0) != 1.0 or not mel.get("log", True) or mel.get("normalize") or mel.get("preemph"):
             raise SigmelError(f"{model}: was trained on something else than the logarithm of mel magnitudes, as it is")
@@ -68,15 +68,3 @@ class NeMoVocoder(nn.Module):
         waveform = self.core.convert_spectrogram_to_audio(spec=mel.log().transpose(1, 2))
         lengths = lengths * self.hop
         return waveform * valid_frames(lengths, waveform.shape[1]), lengths
-
-
-def _restored(path: Path) -> Vocoder:
-    if not path.is_file():
-        raise SigmelError(f"{path}: no such model")
-    try:
-        model = ModelPT.restore_from(str(path), map_location="cpu")
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{path}: not a NeMo model that can be restored ({error})") from error
-    if not isinstance(model, Vocoder):
-        raise SigmelError(f"{path}: {type(model).__name__} is no vocoder")
-    return model

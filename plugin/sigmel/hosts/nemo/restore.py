@@ -1,0 +1,37 @@
+"""Models from ``.nemo`` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from nemo.core import ModelPT
+
+import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
+from sigmel.errors import SigmelError
+
+Model = TypeVar("Model", bound=ModelPT)
+
+
+def load_model(path: Path, kind: type[Model], device: str | None = None) -> Model:
+    """Restore a model, for use.
+
+    Args:
+        path: the file.
+        kind: what it has to be.
+        device: where it goes. Default: a GPU, where there is one.
+
+    Raises:
+        SigmelError: there is no such file, or NeMo cannot make such a model of it.
+    """
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such model; train one first")
+    try:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = ModelPT.restore_from(str(path), map_location=device)
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"{path}: not a NeMo model that can be restored ({error})") from error
+    if not isinstance(model, kind):
+        raise SigmelError(f"{path}: {type(model).__name__} is no {kind.__name__}")
+    return model.eval()
