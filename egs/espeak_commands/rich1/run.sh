@@ -3,7 +3,7 @@
 # writes them, in one of four voices.
 #
 # Usage: ./run.sh [--task asr|tts] [--stage N] [--stop_stage N] [--size asr|tts] [--routing dense|switch|omni|path:<k>]
-#                 [--attention softmax|sigmoid] [--seed S] [--judge tiny|small] [--python PYTHON]
+#                 [--attention softmax|sigmoid] [--seed S] [--judge small|tiny] [--python PYTHON]
 #
 # asr: the data are those of ../asr1. tts: voices of eSpeak NG that its recogniser, which judges, has never heard; a voice
 # is told by how a recording of it sounds. --judge is the size of that recogniser, which is trained where it is not
@@ -17,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size= routing=dense attention=softmax seed=1 python= task=asr judge=tiny
+stage=1 stop_stage=6 host=nemo size= routing=dense attention=softmax seed=1 python= task=asr judge=small
 parse_options "stage stop_stage size routing attention seed python task judge" "$@"
 check task 'asr|tts'
 check judge 'nano|tiny|small'
