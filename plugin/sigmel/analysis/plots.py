@@ -145,6 +145,7 @@ def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -
         )
         axes.set_title(f"{name}: “{row['text']}”", fontsize=9, parse_math=False)
         axes.set(yticks=[])
+        axes.locator_params(axis="x", nbins=4)
     for axes in grid[-1]:
         axes.set(xlabel="seconds")
     return figure
