@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sigmel.layers.attention import AttentionState, MultiHeadAttention
 from sigmel.layers.convolution import ConvolutionModule
+from sigmel.layers.dropout import Dropout
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible
 from sigmel.layers.routing import Router, RoutingDecision
@@ -75,7 +76,7 @@ class TransformerBlock(nn.Module):
         self.attention = attention
         self.feed_forward_norm = nn.LayerNorm(d_model)
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, visible: Visible, valid: Tensor, table: Tensor | None, router: Router | None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
+from sigmel.layers.dropout import Dropout
 from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.ops import expert_mlp
 from sigmel.ops.experts.reference import ACTIVATIONS, inner_size
@@ -31,7 +32,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.linear1 = nn.Linear(d_model, inner_size(ff_size, activation))
         self.linear2 = nn.Linear(ff_size, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, D) from (B, T, D)."""

@@ -14,6 +14,7 @@ from sigmel.errors import SigmelError
 from sigmel.layers.attention import MultiHeadAttention
 from sigmel.layers.blocks import BlockState, ConformerBlock, TransformerBlock
 from sigmel.layers.convolution import ConvolutionModule
+from sigmel.layers.dropout import Dropout
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, attention_mask, valid_frames
 from sigmel.layers.routing import RoutingDecision
@@ -154,7 +155,7 @@ class OmniRouterEncoder(RoutedStack):
             else StackSubsampling(input_size, d_model, subsampling_factor)
         )
         self.input_norm = nn.LayerNorm(d_model)  # what the blocks add at first must not drown the features
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         ff_size = 4 * d_model if ff_size is None else ff_size
         attention_class = registry.get("attention", attention)

@@ -14,6 +14,7 @@ from sigmel.errors import SigmelError
 from sigmel.layers.attention import MultiHeadAttention
 from sigmel.layers.blocks import BlockState, TransformerBlock
 from sigmel.layers.dmel import DMelEmbedding, DMelHeads
+from sigmel.layers.dropout import Dropout
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, valid_frames
 from sigmel.models.sequence import SPEAKER, SPEECH, TEXT, Part, Sequence, join
@@ -138,7 +139,7 @@ class DMelLM(RoutedStack):
         self.speaker_linear = nn.Linear(speaker_size, d_model) if speaker_size else None
         self.masked = nn.Parameter(torch.zeros(d_model))
         self.input_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         def make_block(attend: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward) -> TransformerBlock:
             return TransformerBlock(d_model, attend, feed_forward, dropout)
