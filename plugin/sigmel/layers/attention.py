@@ -152,9 +152,8 @@ def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     if mask is not None and mask.is_floating_point():
         mask = mask.float()
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=is_causal).to(
-            v.dtype
-        )
+        heads = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=is_causal)
+    return heads.to(v.dtype)
 
 
 class SigmoidAttention(MultiHeadAttention):

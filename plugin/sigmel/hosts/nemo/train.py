@@ -218,7 +218,7 @@ def cpu_precision() -> str:
 
     A configuration says ``precision: ${cpu_precision:}``.
     """
-    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not tell
+    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones of torch do not tell
     return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"
 
 
