@@ -158,15 +158,11 @@ def test_bad_settings_are_one_line_that_names_the_key(config, capsys, key, value
     assert re.match(f"error: .*{message}", error)
 
 
-@pytest.mark.parametrize(
-    ("features", "precision"),
-    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_bf16": False}, "32-true")],
-)
-def test_the_precision_is_what_the_cpu_has_instructions_for(monkeypatch, features, precision):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
-    assert OmegaConf.create({"precision": "${cpu_precision:}"}).precision == precision
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert OmegaConf.create({"precision": "${cpu_precision:}"}).precision == "32-true"
+def test_fused_optimizers_train_in_bfloat16_with_clipped_gradients(config):
+    config.trainer.update({"precision": "bf16-mixed", "gradient_clip_val": 1.0})
+    config.model.optim = {"name": "adamw", "lr": 1e-3, "fused": True}
+    train.train(config)
+    assert Path(config.recipe.exp_dir, "model.nemo").exists()
 
 
 @pytest.fixture(scope="module")

@@ -93,21 +93,6 @@ class DMelLMModel(ModelPT):
         self.log_dict({"train_loss": loss.detach(), "learning_rate": rate, **parts})
         return loss
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """See `LightningModule`, which in mixed precision refuses fused optimizers: they undo the scale of gradients.
-
-        In bfloat16 there is no scale.
-        """
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def validation_step(self, batch: SpokenText, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """The loss and, for recognition, the word error rate of a batch."""
         loss, _ = self._loss(batch)

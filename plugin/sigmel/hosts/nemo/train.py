@@ -37,6 +37,7 @@ from sigmel.data.atomic import atomic_path
 from sigmel.data.manifest import write_manifest
 from sigmel.data.trainable import trainable
 from sigmel.errors import SigmelError, exit_status
+from sigmel.hosts.nemo.precision import allow_fused_optimizers
 from sigmel.hosts.nemo.progress import Progress
 from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.stack import parameter_counts
@@ -188,6 +189,7 @@ def train(cfg: DictConfig) -> None:
     }
     try:
         trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
+        allow_fused_optimizers(trainer)
         model = model_class(cfg=cfg.model, trainer=trainer)
         if not resume:
             initialise(model, cfg)
@@ -211,18 +213,6 @@ def train(cfg: DictConfig) -> None:
     with atomic_path(exp_dir / "model.nemo") as temporary:
         model.save_to(str(temporary))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def cpu_precision() -> str:
-    """Lightning's name of the fastest precision to train in: bfloat16 where this CPU has instructions for it.
-
-    A configuration says ``precision: ${cpu_precision:}``.
-    """
-    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones of torch do not tell
-    return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"
-
-
-OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
 
 
 def _model_class(model: DictConfig) -> type[ModelPT]:
