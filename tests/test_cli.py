@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 import sigmel
-from sigmel import cli, doctor, registry
+from sigmel import cli, doctor, registry, wheels
 from sigmel.table import table
 
 
@@ -201,9 +201,9 @@ def test_the_advice_on_k2_names_torch_python_and_the_page(monkeypatch, torch, pa
             raise PackageNotFoundError(name)
         return torch
 
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(wheels, "version", version)
     monkeypatch.setattr(sys, "platform", "linux")
-    advice = doctor._k2_advice()
+    advice = wheels.k2_wheel()
     assert f"cp3{sys.version_info[1]}" in advice
     assert f"k2-fsa.github.io/k2/{page}" in advice
     assert f"torch{(torch or '').partition('+')[0]} " in advice

@@ -24,6 +24,7 @@ import sigmel
 from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.table import table
+from sigmel.wheels import k2_wheel
 
 IMPORT_SECONDS = 180
 REQUIRED = ("torch", "soundfile")
@@ -57,7 +58,7 @@ LIBRARIES = {
     "jiwer": Library("jiwer", "jiwer", "tests", "pip install 'sigmel[test]'"),
     "matplotlib": Library("matplotlib.figure", "matplotlib", "plots", "pip install 'sigmel[plot]'"),
     "onnxruntime": Library("onnxruntime", "onnxruntime", "tests", "pip install 'sigmel[test]'"),
-    "k2": Library("k2", "k2", "decoding", ""),  # Not so simple: _k2_advice().
+    "k2": Library("k2", "k2", "decoding", ""),  # not so simple, see k2_wheel()
     "triton": Library("triton", "triton", "GPU kernels", "comes with the CUDA builds of torch for Linux"),
 }
 
@@ -150,10 +151,10 @@ def _examine(name: str) -> Finding:
     try:
         installed = version(library.distribution)
     except PackageNotFoundError:
-        return Finding(name, library.use, "-", "not installed", _k2_advice() if name == "k2" else library.install)
+        return Finding(name, library.use, "-", "not installed", k2_wheel() if name == "k2" else library.install)
     _, problem = _python(f"import {library.module}")
     if problem and name == "k2":
-        problem += f"; {_k2_advice()}"
+        problem += f"; {k2_wheel()}"
     return Finding(name, library.use, installed, "broken" if problem else "ok", problem)
 
 
@@ -225,14 +226,3 @@ def _kernels(devices: Iterable[str], broken: Mapping[str, str]) -> dict[str, dic
                 if op.name in broken:
                     kernels[op.name]["cpu"] = f"reference: {broken[op.name]}"
     return kernels
-
-
-def _k2_advice() -> str:
-    """Where the wheels of k2 are: each is built for one torch and one Python, so pip alone picks a wrong one."""
-    try:
-        torch, _, build = version("torch").partition("+")
-    except PackageNotFoundError:
-        torch, build = "", "cpu"
-    page = "cpu" if build == "cpu" or sys.platform != "linux" else "cuda"
-    names = f"torch{torch} and cp{sys.version_info[0]}{sys.version_info[1]} in its name"
-    return f"the wheel with {names} at https://k2-fsa.github.io/k2/{page}.html, if there is one"

@@ -23,6 +23,7 @@ from sigmel.hosts.nemo.conformer import OmniRouterConformerEncoder, swap_attenti
 from sigmel.hosts.nemo.dmel import DMelPreprocessor
 from sigmel.hosts.nemo.encoder import OmniRouterEncoder, RegisteredEncoder
 from sigmel.hosts.nemo.expert_parallel import ExpertParallel
+from sigmel.hosts.nemo.graph import GraphCTCModel, GraphCTCModelBPE, use_graph
 from sigmel.hosts.nemo.monitor import AttentionNormMonitor, RoutingMonitor
 
 allow_targets()
@@ -31,10 +32,13 @@ __all__ = [
     "AttentionNormMonitor",
     "DMelPreprocessor",
     "ExpertParallel",
+    "GraphCTCModel",
+    "GraphCTCModelBPE",
     "OmniRouterConformerEncoder",
     "OmniRouterEncoder",
     "RegisteredEncoder",
     "RoutingMonitor",
     "swap_attention",
     "upcycle",
+    "use_graph",
 ]

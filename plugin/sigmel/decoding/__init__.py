@@ -1,0 +1,1 @@
+"""Decoding: from the log-probabilities of a model to words."""

@@ -1,0 +1,147 @@
+"""Graphs for OpenFst and back, by way of its binary files: array to array, with no loop over arcs.
+
+OpenFst's "const" format is a header, then one record a state, then one record an arc. Its weights are costs: the
+negatives of our scores.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sigmel.decoding.fsa.graph import Graph
+from sigmel.errors import SigmelError
+
+if TYPE_CHECKING:
+    import kaldifst
+
+_MAGIC = 2125659606
+_VERSION = 2
+_EXPANDED = 1  # the one property that is true of every file
+_STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("arcs", "<u4"), ("epsilons_in", "<u4"), ("epsilons_out", "<u4")])
+_ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("cost", "<f4"), ("dst", "<i4")])
+
+
+def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
+    """The graph as an immutable transducer, which decoders take; ``kaldifst.StdVectorFst(...)`` makes it mutable."""
+    import kaldifst
+
+    starts = graph.arcs_of()
+    states = np.zeros(graph.num_states, _STATE)
+    states["final"], states["pos"], states["arcs"] = -graph.final, starts[:-1], np.diff(starts)
+    for name, labels in (("epsilons_in", graph.label), ("epsilons_out", graph.aux)):
+        states[name] = np.bincount(graph.src[labels == 0], minlength=graph.num_states)
+    arcs = np.empty(graph.num_arcs, _ARC)
+    arcs["label"], arcs["aux"], arcs["cost"], arcs["dst"] = graph.label, graph.aux, -graph.score, graph.dst
+    header = struct.pack("<i", _MAGIC) + _string("const") + _string("standard")
+    header += struct.pack("<iiQqqq", _VERSION, 0, _EXPANDED, 0, graph.num_states, graph.num_arcs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.fst"
+        path.write_bytes(b"".join((header, states.tobytes(), arcs.tobytes())))
+        return kaldifst.StdConstFst.read(str(path))
+
+
+def from_openfst(fst: kaldifst.StdVectorFst) -> Graph:
+    """The graph of a transducer; its start becomes state 0."""
+    import kaldifst
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.fst"
+        kaldifst.StdConstFst(fst).write(str(path))
+        data = path.read_bytes()
+    at = 4
+    for _ in range(2):
+        (length,) = struct.unpack_from("<i", data, at)
+        at += 4 + length
+    _, _, _, start, num_states, num_arcs = struct.unpack_from("<iiQqqq", data, at)
+    at += struct.calcsize("<iiQqqq")
+    states = np.frombuffer(data, _STATE, num_states, at)
+    arcs = np.frombuffer(data, _ARC, num_arcs, at + states.nbytes)
+    if start < 0:  # nothing is left
+        return Graph.from_arcs([], [], [], [], [], [-np.inf])
+    number = np.arange(num_states)
+    number[[0, start]] = start, 0  # exchanges the two
+    final = np.empty(num_states, np.float32)
+    final[number] = -states["final"]
+    src = np.repeat(number, states["arcs"])
+    return Graph.from_arcs(src, number[arcs["dst"]], arcs["label"], arcs["aux"], -arcs["cost"], final)
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<i", len(text)) + text.encode()
+
+
+def composed(first: Graph, second: Graph) -> Graph:
+    """What ``first`` writes, read by ``second``; only arcs on a path from the start to an end are kept.
+
+    Raises:
+        SigmelError: no path is left.
+    """
+    import kaldifst
+
+    left, right = (kaldifst.StdVectorFst(to_openfst(graph)) for graph in (first, second))
+    kaldifst.arcsort(left, "olabel")
+    kaldifst.arcsort(right, "ilabel")
+    return from_openfst(kaldifst.StdVectorFst(kaldifst.compose(left, right)))
+
+
+def determinized(graph: Graph, max_states: int = 2_000_000, log: bool = False, minimise: bool = True) -> Graph:
+    """An equal graph without epsilons in which no two arcs of a state read the same.
+
+    Args:
+        graph: the graph.
+        max_states: how far it may grow.
+        log: the score of what can be read in several ways is the sum over them, not the best.
+        minimise: make it as small as that allows; scores are then rounded to 1/1024.
+
+    Raises:
+        SigmelError: it grows beyond ``max_states``, as it does for ever where what is read can be weighed in
+            infinitely many ways.
+    """
+    import kaldifst
+
+    fst = kaldifst.StdVectorFst(to_openfst(graph))
+    if kaldifst.determinize_star(fst, max_states=max_states, use_log=log):
+        raise SigmelError(
+            f"a graph of {graph.num_states:,} states cannot be made deterministic with {max_states:,}; say the "
+            "same words in one way only, above all where they repeat with weights"
+        )
+    if minimise:
+        kaldifst.minimize_encoded(fst)
+    return from_openfst(fst)
+
+
+def without_epsilons(graph: Graph) -> Graph:
+    """An equal graph without the arcs that neither read nor write, nor those that lead nowhere."""
+    import kaldifst
+
+    fst = kaldifst.StdVectorFst(to_openfst(graph))
+    kaldifst.rmepsilon(fst)
+    return from_openfst(fst)
+
+
+def shortest_paths(graph: Graph, n: int) -> list[tuple[list[int], list[int], float]]:
+    """The n best paths, best first: what each reads, what it writes, both without epsilons, and its score.
+
+    Raises:
+        SigmelError: there is no path.
+    """
+    import kaldifst
+
+    found = from_openfst(kaldifst.StdVectorFst(kaldifst.shortest_path(kaldifst.StdVectorFst(to_openfst(graph)), n=n)))
+    starts = found.arcs_of()
+    paths = []
+    for arc in range(starts[1]) if np.isneginf(found.final[0]) else [None]:
+        labels, words, score, state = [], [], 0.0, 0
+        while arc is not None:  # from the second state on, a path has no fork
+            labels.append(int(found.label[arc]))
+            words.append(int(found.aux[arc]))
+            score += float(found.score[arc])
+            state = found.dst[arc]
+            arc = starts[state] if starts[state] < starts[state + 1] else None
+        paths.append(([x for x in labels if x], [x for x in words if x], score + float(found.final[state])))
+    return sorted(paths, key=lambda path: -path[2])

@@ -1,0 +1,67 @@
+"""Rescoring, against the language model itself."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sigmel.decoding.fsa import Search, build
+from sigmel.decoding.fsa.kaldi import KaldiDecoder
+from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding.fsa.ngram_training import train_ngrams
+from sigmel.decoding.fsa.rescoring import rescored_lattice, rescored_nbest
+from sigmel.errors import SigmelError
+
+LEXICON = Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)})
+UNIGRAM = train_ngrams([["ab", "a", "b", "b"]], 1)
+MODEL = train_ngrams([["ab", "a"], ["ab", "ab"], ["b"], ["ab", "a", "a"]], 2)
+DECODER = KaldiDecoder(build(("<blk>", "a", "b"), 0, LEXICON, UNIGRAM), Search(beam=100.0, lattice_beam=60.0))
+
+
+@pytest.fixture
+def lattice(request):
+    return _lattice(0)
+
+
+def _lattice(seed):
+    logits = np.random.default_rng(seed).standard_normal((5, 3))
+    return DECODER.lattice((logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32))
+
+
+def language(texts):
+    return map(MODEL.score_sentence, texts)
+
+
+@given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.5, 1.0, 2.0]), keep=st.sampled_from([0.0, 0.5]))
+@settings(max_examples=20, deadline=None)
+def test_lists_and_lattices_agree(seed, scale, keep):
+    lattice = _lattice(seed)
+    nbest = rescored_nbest(lattice.nbest(1000), language, scale, keep)
+    assert [one.score for one in nbest] == sorted((one.score for one in nbest), reverse=True)
+    for one in nbest[:3]:
+        model = sum(lattice.log_probs[at, token] for at, token in enumerate(one.alignment))
+        words = [word.name for word in one.words]
+        expected = model + scale * MODEL.score_sentence(words) + keep * UNIGRAM.score_sentence(words)
+        assert one.score == pytest.approx(expected, abs=5e-3)
+    # Some sequences end up better in a lattice, where backing off is a path like any other.
+    again = rescored_lattice(lattice, MODEL, 60.0, scale, keep)
+    whole = {one.text: one.score for one in again.nbest(1000)}
+    assert whole.keys() == {one.text for one in nbest}
+    for one in nbest:
+        assert whole[one.text] >= one.score - 1e-2
+    backs_off = [one for one in nbest if whole[one.text] > one.score + 1e-2]
+    assert len(backs_off) < len(nbest)
+
+
+def test_a_neural_model_gets_all_sentences_at_once(lattice):
+    seen = []
+
+    def scores(texts):
+        seen.append(texts)
+        return [float(len(text)) for text in texts]
+
+    found = rescored_nbest(lattice.nbest(5), scores, scale=100.0)
+    assert len(seen) == 1
+    assert [len(one.words) for one in found] == sorted((len(text) for text in seen[0]), reverse=True)
+    with pytest.raises(SigmelError, match="gave 0 scores for"):
+        rescored_nbest(lattice.nbest(5), lambda texts: [])
