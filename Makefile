@@ -1,5 +1,6 @@
 # make demo    a recogniser trained and scored on this machine
 # make test    all checks and tests
+# make test-k2 the tests that need real k2, in an environment of its own with Python 3.10
 # make venv    only the environment; make espnet, those with ESPnet 202511 and 202611; make lint, make clean
 #
 # Needs Python 3.10 to 3.13 and nothing else: no root, no network beyond the package index.
@@ -16,11 +17,16 @@ ESPNET ?= .venv-espnet
 ESPNET3 ?= .venv-espnet3
 ESPNET_EXTRAS ?= espeak,plot,score,recipes,test
 
+K2 ?= .venv-k2
+# The one that k2 has a wheel for; pyenv has it without having it in PATH.
+K2_PYTHON ?= $(shell python3.10 -c 0 2>/dev/null && echo python3.10 \
+               || ls "$$(pyenv root 2>/dev/null)"/versions/3.10.*/bin/python3.10 2>/dev/null | tail -1)
+
 BIN = $(abspath $(VENV))/bin
 STAMP = $(VENV)/installed
 DEMO = egs/espeak_commands/asr1
 
-.PHONY: demo test lint venv espnet clean test-$(ESPNET) test-$(ESPNET3)
+.PHONY: demo test test-k2 lint venv espnet clean test-$(ESPNET) test-$(ESPNET3)
 
 demo: $(STAMP)
 	$(DEMO)/run.sh --python $(BIN)/python --size tiny
@@ -32,6 +38,10 @@ test: lint espnet
 # A host's tests share what is slow to make, so each suite is one process, and the suites run side by side.
 test-$(ESPNET) test-$(ESPNET3): test-%: %/installed
 	$*/bin/pytest tests/hosts/espnet
+
+# Fails where k2 cannot be imported: nothing here is skipped for want of it.
+test-k2: $(K2)/installed
+	SIGMEL_K2=1 $(K2)/bin/pytest tests/decoding/k2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -54,5 +64,9 @@ $(ESPNET3)/installed: setup.cfg pyproject.toml .ci/venv.py $(wildcard patches/*/
 	$(PYTHON) .ci/venv.py $(ESPNET3) '$(TORCH)' $(ESPNET_EXTRAS) espnet-202611
 	touch $@
 
+$(K2)/installed: .ci/k2_venv.py .ci/venv.py
+	$(or $(K2_PYTHON),$(error k2 needs Python 3.10: make K2_PYTHON=/path/to/python3.10 test-k2)) .ci/k2_venv.py $(K2)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ESPNET) $(ESPNET3) build dist plugin/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ESPNET) $(ESPNET3) $(K2) build dist plugin/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

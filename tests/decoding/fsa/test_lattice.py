@@ -82,6 +82,25 @@ def test_n_best_are_the_best_different_sequences(brute_force, seed):
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
+def test_sequences_know_the_sum_over_their_paths(brute_force, seed):
+    log_probs = frames(seed, 4)
+    lattice = KaldiDecoder(BUILT, Search(beam=200.0, lattice_beam=100.0)).lattice(log_probs)
+    expected = {
+        words: total([score for scores in paths.values() for score in scores])
+        for words, paths in every_path(brute_force, log_probs).items()
+    }
+    assert {found.words: found.total for found in lattice.sequences()} == pytest.approx(expected, abs=2e-3)
+
+
+def test_long_lattices_of_much_that_is_possible_take_no_longer():
+    lattice = KaldiDecoder(BUILT, Search(beam=30.0, lattice_beam=12.0)).lattice(frames(0, 300, spread=0.3))
+    found = lattice.nbest(5)
+    assert len({one.text for one in found}) == 5
+    assert found[0].score == pytest.approx(lattice.best().score, abs=1e-3)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
 def test_posteriors_are_shares_of_the_sum_over_all_paths(brute_force, seed):
     log_probs = frames(seed, 4)
     lattice = KaldiDecoder(BUILT, Search(beam=200.0, lattice_beam=100.0)).lattice(log_probs)

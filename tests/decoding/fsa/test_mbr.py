@@ -13,6 +13,7 @@ from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.kaldi import KaldiDecoder
 from sigmel.decoding.fsa.lexicon import Lexicon
 from sigmel.decoding.fsa.mbr import expected_errors, oracle, sausage
+from sigmel.decoding.fsa.word_search import Found, tree
 
 BUILT = build(("<blk>", "a", "b"), 0, Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)}))
 sequences = st.lists(st.integers(1, 3), max_size=4).map(tuple)
@@ -26,20 +27,6 @@ def distance(one, other):
     return min(same, 1 + distance(one[1:], other), 1 + distance(one, other[1:]))
 
 
-def tree(shares):
-    """An acceptor that is a tree of some sequences with their probabilities."""
-    states, arcs, final = {(): 0}, [], {}
-    for words, share in shares.items():
-        for end in range(1, len(words) + 1):
-            if words[:end] not in states:
-                states[words[:end]] = len(states)
-                arcs.append((states[words[: end - 1]], states[words[:end]], words[end - 1]))
-        final[states[words]] = math.log(share)
-    src, dst, label = zip(*arcs, strict=True) if arcs else ((), (), ())
-    ending = [final.get(state, -np.inf) for state in range(len(states))]
-    return Graph.from_arcs(src, dst, label, label, [0.0] * len(src), ending)
-
-
 @given(
     shares=st.dictionaries(sequences, st.floats(0.05, 1.0), min_size=1, max_size=5),
     reference=sequences,
@@ -49,9 +36,10 @@ def test_expected_errors_are_those_of_all_sequences(shares, reference):
     total = sum(shares.values())
     shares = {words: share / total for words, share in shares.items()}
     expected = sum(share * distance(words, reference) for words, share in shares.items())
+    acceptor = tree([Found(words, math.log(share), math.log(share)) for words, share in shares.items()])
     gapped = [0, *(one for word in reference for one in (word, 0))]
     for places in (list(reference), gapped):
-        risk, slots = expected_errors(tree(shares), places)
+        risk, slots = expected_errors(acceptor, places)
         assert risk == pytest.approx(expected, abs=1e-3)
         for slot in slots:
             assert sum(slot.values()) == pytest.approx(1.0, abs=1e-4)
@@ -90,7 +78,7 @@ def test_a_sausage_has_fewer_expected_errors_than_the_best_path(seed):
     names = lattice.source.lexicon.words
     best = [names.index(word.name) for word in lattice.best().words]
     said = [names.index(slot.word) for slot in sausage(lattice) if slot.word]
-    acceptor = lattice.words(log=True)
+    acceptor = tree(list(lattice.sequences()))
     assert expected_errors(acceptor, said)[0] <= expected_errors(acceptor, best)[0] + 1e-3
     for slot in sausage(lattice):
         assert sum(slot.others.values()) == pytest.approx(1.0, abs=1e-3)

@@ -48,6 +48,9 @@ class Hypothesis:
         return " ".join(word.name for word in self.words)
 
 
+NO_END = "no path that is left ends where the graph may end"
+
+
 def empty(reason: str) -> Hypothesis:
     """No path, for a reason."""
     return Hypothesis((), (), np.zeros(0, np.int32), -np.inf, -np.inf, False, reason)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.build import DecodingGraph
 from sigmel.decoding.fsa.graph import Graph
-from sigmel.decoding.fsa.hypothesis import Hypothesis, empty, segments
+from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.openfst import to_openfst
 from sigmel.decoding.fsa.search import Search, check_frames
@@ -130,7 +130,7 @@ class KaldiStream:
         alignment = np.asarray(labels, np.int32) - 1
         score = -(weight.value1 + weight.value2)
         spoken, tokens = segments(self._graph, alignment.tolist(), words)
-        reason = "" if complete or not final else "no path that is left ends where the graph may end"
+        reason = "" if complete or not final else NO_END
         return Hypothesis(spoken, tokens, alignment, score, -weight.value1, complete, reason)
 
 

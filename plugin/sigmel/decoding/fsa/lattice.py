@@ -6,17 +6,18 @@ frame. A canonical lattice has all arcs, and only those, that lie on a path with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.build import DecodingGraph
 from sigmel.decoding.fsa.graph import Graph
-from sigmel.decoding.fsa.hypothesis import Hypothesis, segments
-from sigmel.decoding.fsa.openfst import composed, determinized, shortest_paths
+from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, segments
+from sigmel.decoding.fsa.openfst import composed, shortest_paths
+from sigmel.decoding.fsa.word_search import Found, best_sequences
 
 Doubles = NDArray[np.float64]
 
@@ -119,20 +120,16 @@ class Lattice:
         paths = Graph(number[self.paths.src[keep]], number[self.paths.dst[keep]], **columns, final=ends[used])
         return replace(self, paths=paths, frame=self.frame[used])
 
-    def words(self, log: bool = False) -> Graph:
-        """An acceptor of the words that paths write: deterministic, so each sequence is one path.
-
-        Args:
-            log: the score of a sequence is the sum over its paths, not the best of them.
-        """
-        return determinized(replace(self.paths, label=self.paths.aux), log=log, minimise=False)
+    def sequences(self) -> Iterator[Found]:
+        """Different sequences of words, by their numbers, best first."""
+        return best_sequences(self.paths, self.backward(np.maximum))
 
     def nbest(self, n: int) -> list[Hypothesis]:
         """The best n different sequences of words, best first, each with its best path.
 
         Equal scores are put in the order of their words, so the result depends on nothing else than the lattice.
         """
-        found = [self.best(words) for words, _, _ in shortest_paths(self.words(), n)]
+        found = [self.best(words) for words, _, _ in islice(self.sequences(), n)]
         return sorted(found, key=lambda one: (-one.score, one.text))
 
     def best(self, words: Sequence[int] | None = None) -> Hypothesis:
@@ -150,7 +147,8 @@ class Lattice:
         alignment = np.asarray(labels, np.int32) - 1
         spoken, tokens = segments(self.source, alignment.tolist(), written)
         model = float(self.log_probs[np.arange(len(alignment)), alignment].sum(dtype=np.float64))
-        return Hypothesis(spoken, tokens, alignment, score, score - model, self.complete)
+        reason = "" if self.complete else NO_END
+        return Hypothesis(spoken, tokens, alignment, score, score - model, self.complete, reason)
 
     def _arcs_by_frame(self) -> list[slice]:
         bounds = np.searchsorted(self.frame[self.paths.src], np.arange(len(self.log_probs) + 1))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.graph import EPSILON, Graph
 from sigmel.decoding.fsa.lattice import Lattice
+from sigmel.decoding.fsa.word_search import tree
 
 _SKIP = 1e-5  # a word against nothing costs this much more, so that among equal alignments the one of words counts
 
@@ -33,15 +35,16 @@ class Slot:
     others: Mapping[str, float]
 
 
-def sausage(lattice: Lattice, scale: float = 1.0) -> list[Slot]:
+def sausage(lattice: Lattice, scale: float = 1.0, n: int = 200) -> list[Slot]:
     """The words of minimum Bayes risk, slot by slot, the slots of no word among them.
 
     Args:
         lattice: the paths of an utterance.
+        n: of how many sequences of words, the best, the risk is computed.
         scale: what scores are multiplied with; below 1 for models that are too sure of themselves.
     """
     names = lattice.source.lexicon.words
-    words = lattice.scaled(scale).words(log=True)
+    words = tree(list(islice(lattice.scaled(scale).sequences(), n)))
     best = [lattice.source.lexicon.words.index(word.name) for word in lattice.best().words]
     risk = np.inf
     while True:  # every round lowers the risk, and there are finitely many sequences
@@ -155,22 +158,20 @@ def oracle(lattice: Lattice, reference: Sequence[str]) -> int:
         reference: the words that were said.
     """
     names = {word: number for number, word in enumerate(lattice.source.lexicon.words)}
-    said = [names.get(word, -1) for word in reference]
-    words = lattice.words()
-    order, incoming = _topological(words)
-    cost = np.full((words.num_states, len(said) + 1), np.inf)
-    cost[0] = np.arange(len(said) + 1)
-    differs = {word: np.array([word != other for other in said], float) for word in set(words.label.tolist())}
-    for state in order:
-        for arc in incoming[state]:
-            before = cost[words.src[arc]]
-            after = before + 1.0
-            after[1:] = np.minimum(after[1:], before[:-1] + differs[int(words.label[arc])])
-            cost[state] = np.minimum(cost[state], after)
-        # Words of the reference that are left out; those before them are all that matters.
-        places = np.arange(len(said) + 1)
-        cost[state] = np.minimum.accumulate(cost[state] - places) + places
-    return int(cost[np.isfinite(words.final), -1].min())
+    said = np.array([names.get(word, -1) for word in reference])
+    paths, places = lattice.paths, np.arange(len(said) + 1)
+    cost = np.full((paths.num_states, len(places)), np.inf)
+    cost[0] = places
+    bounds = np.searchsorted(lattice.frame[paths.src], np.arange(len(lattice.log_probs) + 1))
+    for begin, end in pairwise(bounds):
+        before, word = cost[paths.src[begin:end]], paths.aux[begin:end, None]
+        spoken = before + 1.0
+        spoken[:, 1:] = np.minimum(spoken[:, 1:], before[:, :-1] + (word != said))
+        after = np.where(word == EPSILON, before, spoken)
+        # Words of the reference that are left out: whatever was the cheapest place before, and one for each since.
+        after = np.minimum.accumulate(after - places, axis=1) + places
+        np.minimum.at(cost, paths.dst[begin:end], after)
+    return int(cost[np.isfinite(paths.final), -1].min())
 
 
 def _topological(words: Graph) -> tuple[list[int], list[NDArray]]:

@@ -89,14 +89,10 @@ def composed(first: Graph, second: Graph) -> Graph:
     return from_openfst(kaldifst.StdVectorFst(kaldifst.compose(left, right)))
 
 
-def determinized(graph: Graph, max_states: int = 2_000_000, log: bool = False, minimise: bool = True) -> Graph:
-    """An equal graph without epsilons in which no two arcs of a state read the same.
+def determinized(graph: Graph, max_states: int = 2_000_000) -> Graph:
+    """An equal graph without epsilons in which no two arcs of a state read the same, as small as that allows.
 
-    Args:
-        graph: the graph.
-        max_states: how far it may grow.
-        log: the score of what can be read in several ways is the sum over them, not the best.
-        minimise: make it as small as that allows; scores are then rounded to 1/1024.
+    Scores are rounded to 1/1024.
 
     Raises:
         SigmelError: it grows beyond ``max_states``, as it does for ever where what is read can be weighed in
@@ -105,13 +101,12 @@ def determinized(graph: Graph, max_states: int = 2_000_000, log: bool = False, m
     import kaldifst
 
     fst = kaldifst.StdVectorFst(to_openfst(graph))
-    if kaldifst.determinize_star(fst, max_states=max_states, use_log=log):
+    if kaldifst.determinize_star(fst, max_states=max_states):
         raise SigmelError(
             f"a graph of {graph.num_states:,} states cannot be made deterministic with {max_states:,}; say the "
             "same words in one way only, above all where they repeat with weights"
         )
-    if minimise:
-        kaldifst.minimize_encoded(fst)
+    kaldifst.minimize_encoded(fst)
     return from_openfst(fst)
 
 
