@@ -48,8 +48,8 @@ check() {
 
 # The options every recipe has.
 check_options() {
-  check stage '[1-6]'
-  check stop_stage '[1-6]'
+  check stage '[1-7]'
+  check stop_stage '[1-7]'
   check host 'nemo|espnet'
   check routing 'dense|switch|omni|path:[1-9][0-9]*'
   check attention 'softmax|sigmoid'
@@ -113,4 +113,18 @@ run_stage() {
   "$@"
   [ -e "$made" ] || fail "stage $number ($name) ended without making $made"
   echo "stage $number ($name): made $made in $((SECONDS - began)) s"
+}
+
+# decode_by NAME EXP "TESTS" OPTION...: stage 7, a graph of the OPTIONS, and what the model says by it, with a row NAME.
+decode_by() {
+  local name=$1 exp=$2 tests=$3
+  shift 3
+  run_stage 7 "graph of $name" "$exp/$name.npz" \
+    "$python" -m sigmel.cli graph build --tokens "$exp/tokenizer" "$@" --output "$exp/$name.npz"
+  # shellcheck disable=SC2086 # several files
+  run_stage 7 "decode by $name" "$exp/decode_$name" \
+    "$python" -m sigmel.hosts.nemo.transcribe --model "$model" --graph "$exp/$name.npz" --output "$exp/decode_$name" $tests
+  run_stage 7 "score of $name" "$exp/score_$name" \
+    "$python" -m sigmel.cli score "$exp/decode_$name" --output "$exp/score_$name" --train-facts "$exp/train.json" \
+    --results results.json --tag "${tags[@]}" graph="$name"
 }

@@ -4,9 +4,10 @@
 # Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
 #                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
 #
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
-# run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be
-# made again. --size names a file in conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots; 7, if --stop_stage asks for it and NeMo is the host:
+# decode by graphs of the tokens, the grammar and a trigram. A stage whose result exists is skipped, and a killed run
+# goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be made
+# again. --size names a file in conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -41,5 +42,14 @@ run_stage 5 score "$exp/score" \
   --results results.json --tag "${tags[@]}"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
+
+if [ "$host" = nemo ]; then
+  tests="$data/test.jsonl $data/test_ood.jsonl"
+  run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
+  run_stage 7 "language model" "$exp/lm.arpa" "$python" -m sigmel.cli lm train "$data/train.jsonl" --output "$exp/lm.arpa"
+  decode_by tokens "$exp" "$tests"
+  decode_by grammar "$exp" "$tests" --grammar "$exp/commands.jsgf"
+  decode_by trigram "$exp" "$tests" --lm "$exp/lm.arpa"
+fi
 
 [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md

@@ -8,8 +8,9 @@
 # --test_speaker none (default) is the official split: recordings 0-4 test, 5-49 train. NAME trains on the other
 # speakers and tests on all recordings of NAME; all does so with every speaker in turn. --fsdd_dir is a copy of the
 # data set; without one it is downloaded into downloads/.
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
-# run goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots; 7, if --stop_stage asks for it and NeMo is the host:
+# decode by graphs of the tokens, a grammar and a trigram. A stage whose result exists is skipped, and a killed run goes
+# on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is
 # to be made again. --size names a file in conf/<host>/ (default: tiny; quick compares systems; nano is for tests).
 
 set -euo pipefail
@@ -55,5 +56,13 @@ run_stage 5 score "$exp/score" \
   --results results.json --tag "${tags[@]}"
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
+
+if [ "$host" = nemo ]; then
+  tests=$data/test_$split.jsonl
+  run_stage 7 "language model" "$exp/lm.arpa" "$python" -m sigmel.cli lm train "$data/train.jsonl" --output "$exp/lm.arpa"
+  decode_by tokens "$exp" "$tests"
+  decode_by grammar "$exp" "$tests" --grammar conf/digits.jsgf
+  decode_by trigram "$exp" "$tests" --lm "$exp/lm.arpa"
+fi
 
 [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md

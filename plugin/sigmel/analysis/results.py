@@ -22,8 +22,8 @@ from sigmel.data.atomic import atomic_path, locked
 from sigmel.errors import SigmelError
 
 Row = dict[str, Any]
-KEY = ("test_set", "host", "size", "routing", "attention", "seed")
-SYSTEM = ("host", "size", "routing", "attention")
+KEY = ("test_set", "host", "size", "routing", "attention", "graph", "seed")
+SYSTEM = ("host", "size", "routing", "attention", "graph")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 LEAVE_ONE_OUT = "test_loso_"
 
