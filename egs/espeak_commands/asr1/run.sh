@@ -45,11 +45,11 @@ run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$ex
 
 if [ "$host" = nemo ]; then
   tests="$data/test.jsonl $data/test_ood.jsonl"
-  run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
   run_stage 7 "language model" "$exp/lm.arpa" "$python" -m sigmel.cli lm train "$data/train.jsonl" --output "$exp/lm.arpa"
   decode_by tokens "$exp" "$tests"
-  decode_by grammar "$exp" "$tests" --grammar "$exp/commands.jsgf"
   decode_by trigram "$exp" "$tests" --lm "$exp/lm.arpa"
+  run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
+  decode_by grammar "$exp" "$tests" --grammar "$exp/commands.jsgf"
 fi
 
 [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
