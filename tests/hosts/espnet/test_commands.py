@@ -12,6 +12,10 @@ import yaml
 from espnet2.bin import asr_inference, pack
 from espnet2.tasks.asr import ASRTask
 
+from sigmel.decoding.fsa import build
+from sigmel.decoding.fsa.grammar import parse_grammar
+from sigmel.decoding.fsa.lexicon import Lexicon
+
 SIGMEL_ESPNET = str(Path(sys.executable).with_name("sigmel-espnet"))
 DECODING = ["--beam_size", "2", "--ctc_weight", "1.0", "--lm_weight", "0.0", "--ngpu", "0"]
 
@@ -101,6 +105,39 @@ def test_an_archive_decodes_the_same_in_a_fresh_process(corpus, experiment):
     here, there = ((corpus / place / "1best_recog/score").read_text() for place in ("here", "there"))
     assert here == there
     assert len(here.splitlines()) == 8
+
+
+def test_a_graph_is_followed(corpus, experiment, tmp_path):
+    tokens = tuple((corpus / "tokens.txt").read_text().split())
+    lexicon = Lexicon({"LOW": ((2,),), "MID": ((3,),)})
+    build(tokens, 0, lexicon, parse_grammar("<x> = LOW MID | MID LOW | LOW;")).save(tmp_path / "HLG.npz")
+    model = ["--asr_train_config", f"{experiment}/config.yaml", "--asr_model_file", f"{experiment}/valid.loss.ave.pth"]
+    data = ["--data_path_and_name_and_type", f"{corpus}/wav.scp,speech,sound", "--output_dir", str(tmp_path / "out")]
+    command = [
+        SIGMEL_ESPNET,
+        "asr_inference_graph",
+        *model,
+        *data,
+        "--graph",
+        str(tmp_path / "HLG.npz"),
+        "--nbest",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for rank, count in ((1, 8), (2, 8)):
+        lines = (tmp_path / f"out/{rank}best_recog/text").read_text().splitlines()
+        assert len(lines) == count
+        assert {line.partition(" ")[2] for line in lines} <= {"LOW", "LOW MID", "MID LOW"}
+    scores = [(tmp_path / f"out/{rank}best_recog/score").read_text().split()[1::2] for rank in (1, 2)]
+    assert all(float(best) >= float(other) for best, other in zip(*scores, strict=True))
+    spelled = (tmp_path / "out/1best_recog/token").read_text()
+    assert set(" ".join(line.partition(" ")[2] for line in spelled.splitlines()).split()) <= {"low", "mid"}
+
+    build(tokens[:-1], 0, lexicon).save(tmp_path / "HLG.npz")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the graph was made for 5 tokens, the model has 6" in done.stderr
 
 
 def test_two_processes_train_as_one(corpus, options, stats):

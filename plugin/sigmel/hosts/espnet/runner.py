@@ -17,6 +17,7 @@ from sigmel.hosts import espnet_registration
 # At the top of the module: a spawned worker imports it anew, and must find our classes too.
 espnet_registration.register()
 
+OURS = {"asr_inference_graph": "sigmel.hosts.espnet.asr_inference_graph"}  # programs that ESPnet has not
 USAGE = "usage: python -m sigmel.hosts.espnet.runner -m MODULE ARGUMENT... | SCRIPT ARGUMENT... | -c CODE"
 
 
@@ -56,7 +57,8 @@ def console() -> int:
     """The command ``sigmel-espnet``: ``sigmel-espnet asr_train ...`` is ``espnet2.bin.asr_train`` with our classes."""
     match sys.argv[1:]:
         case [program, *rest] if not program.startswith("-"):
-            return exit_status(lambda: run_module(f"espnet2.bin.{program}", rest))
+            module = OURS.get(program, f"espnet2.bin.{program}")
+            return exit_status(lambda: run_module(module, rest))
         case _:
             print("usage: sigmel-espnet PROGRAM ARGUMENT...   (asr_train, asr_inference, pack, ...)", file=sys.stderr)
             return 2

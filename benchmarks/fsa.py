@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Graph decoding on one core: 500 tokens, a bigram whose LG has some 50,000 arcs, utterances of 1000 frames of 40 ms.
+
+Beside k2 where it can be imported: in the environment of `make test-k2`, .venv-k2/bin/python benchmarks/fsa.py. The
+frames are those of sentences of the bigram, with noise that a greedy decoder does not get through without errors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from side_by_side import Row, compare, options, report
+
+from sigmel.decoding.fsa import k2
+from sigmel.decoding.fsa.build import DecodingGraph, build, build_lg
+from sigmel.decoding.fsa.decoder import GraphDecoder
+from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding.fsa.ngram_training import train_ngrams
+from sigmel.decoding.fsa.search import Search
+
+TOKENS, WORDS, SENTENCES = 500, 300, 1500
+FRAMES, SECONDS = 1000, 0.04
+BATCH = 4
+FASTEST, QUICKEST = 0.01, 1.0  # what is asked for: of real time, and seconds
+
+
+def corpus(random: np.random.Generator) -> tuple[Lexicon, list[list[str]]]:
+    """Words of two to four tokens, and sentences in which some words are far more frequent than others."""
+    spellings = {
+        tuple((1 + random.integers(0, TOKENS - 1, random.integers(2, 5))).tolist()): None for _ in range(WORDS)
+    }
+    lexicon = Lexicon({f"w{number}": (spelling,) for number, spelling in enumerate(spellings)})
+    share = 1 / np.arange(1, len(spellings) + 1)
+    numbers = [random.choice(len(spellings), 8, p=share / share.sum()) for _ in range(SENTENCES)]
+    return lexicon, [[f"w{number}" for number in sentence] for sentence in numbers]
+
+
+def frames(
+    random: np.random.Generator, lexicon: Lexicon, sentences: list[list[str]]
+) -> tuple[torch.Tensor, list[str]]:
+    """(B, T, V) log-probabilities, and the words they are of."""
+    batch, said = [], []
+    for row in range(BATCH):
+        tokens: list[int] = []
+        words: list[str] = []
+        while len(tokens) < FRAMES:
+            word = sentences[random.integers(len(sentences))][row]
+            spelled = [frame for token in lexicon.spellings[word][0] for frame in (token, token, 0)]
+            if len(tokens) + len(spelled) > FRAMES:
+                tokens += [0] * (FRAMES - len(tokens))
+            else:
+                tokens, words = tokens + spelled, [*words, word]
+        logits = 1.5 * random.standard_normal((FRAMES, TOKENS))
+        logits[np.arange(FRAMES), tokens] += 5.0
+        batch.append(logits)
+        said.append(" ".join(words))
+    return torch.from_numpy(np.stack(batch)).float().log_softmax(-1), said
+
+
+def error_rate(found: list[str], said: list[str]) -> float:
+    """Word errors in percent."""
+    from sigmel.analysis.scoring import error_rate as rate
+
+    return rate([one.split() for one in said], [one.split() for one in found]).percent
+
+
+def against_limit(case: str, metric: str, ours: float, limit: float) -> Row:
+    """A figure beside what is asked for."""
+    return Row(case, metric, round(ours, 4), "asked for", limit, round(limit / ours, 3))
+
+
+def main() -> None:
+    """Run all."""
+    args = options(__doc__)
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    lexicon, sentences = corpus(random)
+    model = train_ngrams(sentences, 2)
+    log_probs, said = frames(random, lexicon, sentences)
+    lengths = torch.full((BATCH,), FRAMES)
+    tokens = ("<blk>", *(f"t{number}" for number in range(1, TOKENS)))
+    repeats = 3 if args.quick else 9
+
+    def built() -> DecodingGraph:
+        return build(tokens, 0, lexicon, model)
+
+    lg, _ = build_lg(TOKENS, lexicon, model)
+    graph = built()
+    print(f"LG: {lg.num_arcs:,} arcs; HLG: {graph.graph.num_states:,} states, {graph.graph.num_arcs:,} arcs")
+    decoder = GraphDecoder(graph, "kaldi", Search(beam=15.0, lattice_beam=6.0))
+    greedy = GraphDecoder(build(tokens, 0, lexicon, topology="standard"), "kaldi", decoder.search)
+    for name, one in (("any words", greedy), ("bigram", decoder)):
+        print(f"{name}: {error_rate([path.text for path in one.decode(log_probs, lengths)], said):.2f} % WER")
+
+    def nothing() -> None:
+        """The empty peer of what is compared with a limit."""
+
+    real = BATCH * FRAMES * SECONDS * 1000
+    took = compare("1-best", lambda: decoder.decode(log_probs, lengths), "nothing", nothing, repeats).ours
+    rows = [against_limit("1-best, beam 15", "of real time, one core", took / real, FASTEST)]
+    took = compare("HLG", built, "nothing", nothing, repeats).ours
+    rows.append(against_limit(f"HLG of {lg.num_arcs:,} arcs of LG, from the bigram", "s", took / 1000, QUICKEST))
+    if not k2.problem():
+        theirs = GraphDecoder(graph, "k2", decoder.search)
+        case = "lattice, beams 15 and 6"
+        rows.append(
+            compare(
+                case,
+                lambda: decoder.lattices(log_probs, lengths),
+                "k2",
+                lambda: theirs.lattices(log_probs, lengths),
+                repeats,
+            )
+        )
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""ESPnet's ``asr_inference`` by a graph: ``sigmel-espnet asr_inference_graph --graph HLG.npz ...``.
+
+Its options and output files are ESPnet's own; what says how ESPnet's beam search weighs its scores is not used. Only
+the CTC branch of a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet.nets.beam_search import Hypothesis
+from espnet2.bin import asr_inference
+
+from sigmel.decoding.fsa.decoder import BACKENDS, GraphDecoder
+from sigmel.decoding.fsa.lattice import Lattice
+from sigmel.decoding.fsa.search import Search
+from sigmel.errors import SigmelError
+
+Result = tuple[str, list[str], list[int], Hypothesis]
+
+
+def by_graph(decoder: GraphDecoder) -> type[asr_inference.Speech2Text]:
+    """ESPnet's recogniser, which decodes by a graph.
+
+    Args:
+        decoder: what it decodes with.
+    """
+
+    class GraphSpeech2Text(asr_inference.Speech2Text):
+        """Raises a SigmelError when it is built of a model without CTC, or with other tokens than the graph's."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            if getattr(self.asr_model, "ctc", None) is None:
+                raise SigmelError(f"{type(self.asr_model).__name__} has no CTC, whose tokens a graph reads")
+            decoder.graph.check_tokens(self.asr_model.token_list)
+
+        def _decode_single_sample(self, enc: torch.Tensor) -> list[Result]:
+            log_probs = self.asr_model.ctc.log_softmax(enc[None])
+            lengths = torch.tensor([log_probs.shape[1]])
+            if self.nbest == 1:
+                found = decoder.decode(log_probs, lengths)
+            else:
+                (lattice,) = decoder.lattices(log_probs, lengths)
+                found = lattice.nbest(self.nbest) if isinstance(lattice, Lattice) else [lattice]
+            results = []
+            for path in found:
+                names = [token.name for token in path.tokens]
+                text = self.tokenizer.tokens2text(names) if decoder.graph.writes_tokens else path.text
+                numbers = [decoder.graph.tokens.index(name) for name in names]
+                results.append((text, names, numbers, Hypothesis(torch.tensor(numbers), path.score)))
+            return results
+
+    return GraphSpeech2Text
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Decode from the command line."""
+    parser = asr_inference.get_parser()
+    group = parser.add_argument_group("The graph")
+    group.add_argument("--graph", type=Path, required=True, help="what `sigmel graph build` has made")
+    group.add_argument("--backend", choices=BACKENDS, default="auto", help="what decodes")
+    group.add_argument("--beam", type=float, default=Search.beam, help="how widely to search")
+    group.add_argument("--lattice_beam", type=float, default=Search.lattice_beam, help="the same for --nbest")
+    options = vars(parser.parse_args(cmd))
+    options.pop("config", None)
+    search = Search(beam=options.pop("beam"), lattice_beam=options.pop("lattice_beam"))
+    decoder = GraphDecoder(options.pop("graph"), options.pop("backend"), search)
+    plain = asr_inference.Speech2Text
+    asr_inference.Speech2Text = by_graph(decoder)  # the name by which ESPnet's program builds its recogniser
+    try:
+        asr_inference.inference(**options)
+    finally:
+        asr_inference.Speech2Text = plain
+
+
+if __name__ == "__main__":
+    main()
