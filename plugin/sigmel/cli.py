@@ -22,6 +22,7 @@ VERBS = {
     "upcycle": ("sigmel.hosts.upcycle", "a dense recogniser into one with routed experts, equal to it at first"),
     "dmel": ("sigmel.data.dmel_command", "recordings into dMel tokens, and sound of them"),
     "graph": ("sigmel.decoding.fsa.command", "graphs to decode with: of a grammar, a language model, phrases"),
+    "align": ("sigmel.hosts.nemo.align", "when each word of known texts was said; CTM and TextGrid files"),
     "lm": ("sigmel.decoding.fsa.lm_command", "small n-gram language models"),
     "score": ("sigmel.analysis.scoring", "word and character error rates of a decoded set"),
     "results": ("sigmel.analysis.results", "the table of a results.json, printed or written into a README"),
