@@ -63,8 +63,27 @@ def test_pieces_give_what_the_whole_gives(seed, cuts):
     for piece in np.split(log_probs, sorted(cuts)):
         stream.advance(piece)
     assert stream.frames == 20
-    found = stream.best()
+    found = stream.finish()
     assert (found.words, found.score) == (whole.words, pytest.approx(whole.score, abs=1e-3))
+    with pytest.raises(SigmelError, match="the stream is finished"):
+        stream.advance(log_probs)
+
+
+def test_partial_results_end_anywhere():
+    built = build(TOKENS, 0, Lexicon({"ab": ((1, 2),), "c": ((3,),)}), parse_grammar("<x> = c ab;"))
+    stream = KaldiDecoder(built).stream()
+    log_probs = np.full((5, 4), -9.0, np.float32)
+    log_probs[range(5), [0, 3, 0, 1, 2]] = -0.01
+    said = []
+    for frame in log_probs:
+        stream.advance(frame[None])
+        found = stream.partial()
+        said.append(found.text)
+        assert (found.complete, found.reason, len(found.alignment)) == (False, "", stream.frames)
+        assert found.score == pytest.approx(-0.01 * stream.frames, abs=1e-3)
+    assert said[:2] == ["", "c"]
+    assert said[-1] == "c ab"
+    assert stream.finish().complete
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -20,6 +20,7 @@ from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.openfst import to_openfst
 from sigmel.decoding.fsa.search import Search, check_frames
+from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:
     import kaldifst
@@ -40,6 +41,7 @@ class KaldiDecoder:
         self.graph = graph
         self.search = search or Search()
         self._fst = to_openfst(graph.graph)
+        self._with_end = to_openfst(_with_end(graph.graph, len(graph.tokens)))
 
     def best(self, log_probs: NDArray[np.float32]) -> Hypothesis:
         """The best path of an utterance.
@@ -49,7 +51,7 @@ class KaldiDecoder:
         """
         stream = self.stream()
         stream.advance(log_probs)
-        return stream.best()
+        return stream.finish()
 
     def lattice(self, log_probs: NDArray[np.float32]) -> Lattice | Hypothesis:
         """All paths of an utterance within ``lattice_beam`` of the best one; or why there is none.
@@ -93,9 +95,11 @@ class KaldiStream:
             beam=search.beam, max_active=search.max_active, min_active=search.min_active
         )
         self._graph = decoder.graph
-        self._decoder = kaldi_decoder.FasterDecoder(decoder._fst, options)
+        self._fst = decoder._with_end  # Kaldi's decoder does not keep it alive
+        self._decoder = kaldi_decoder.FasterDecoder(decoder._with_end, options)
         self._decoder.init_decoding()
         self._problem = ""
+        self._finished = False
         self.frames = 0
 
     def advance(self, log_probs: NDArray[np.float32]) -> None:
@@ -103,35 +107,74 @@ class KaldiStream:
 
         Args:
             log_probs: (T, V) log-probabilities of the model's tokens.
-        """
-        import kaldi_decoder
 
+        Raises:
+            SigmelError: V is not the number of the graph's tokens, or the stream is finished.
+        """
+        if self._finished:
+            raise SigmelError("the stream is finished; decode another utterance with another one")
         self._problem = self._problem or check_frames(log_probs, len(self._graph.tokens))
         if self._problem or not len(log_probs):
             return
-        self._decoder.advance_decoding(kaldi_decoder.DecodableCtc(_costs(log_probs), offset=self.frames))
+        end = np.full((len(log_probs), 1), FLOOR, np.float32)
+        self._decode(np.concatenate([_costs(log_probs), end], axis=1))
         self.frames += len(log_probs)
 
-    def best(self, final: bool = True) -> Hypothesis:
-        """The best path so far.
-
-        Args:
-            final: whether the utterance has ended, so that a path that ends where the graph may end is preferred.
-        """
-        import kaldifst
-
+    def partial(self) -> Hypothesis:
+        """The best path so far, wherever it ends."""
         if self._problem or not self.frames:
             return empty(self._problem or "there is no frame")
-        complete = self._decoder.reached_final()
-        found, path = self._decoder.get_best_path(use_final_probs=final and complete)
+        return self._path()
+
+    def finish(self) -> Hypothesis:
+        """The best path that ends where the graph may end; if none is left, the best that is."""
+        if self.frames and not self._problem and not self._finished:
+            end = np.full((1, len(self._graph.tokens) + 1), FLOOR, np.float32)
+            end[:, -1] = 0.0
+            self._decode(end)
+        self._finished = True
+        return self.partial()
+
+    def _decode(self, costs: NDArray[np.float32]) -> None:
+        import kaldi_decoder
+
+        done = self._decoder.num_frames_decoded()
+        self._decoder.advance_decoding(kaldi_decoder.DecodableCtc(np.ascontiguousarray(costs), offset=done))
+
+    def _path(self) -> Hypothesis:
+        import kaldifst
+
+        found, path = self._decoder.get_best_path()
         if not found:
             return empty("no path is left")
         _, labels, words, weight = kaldifst.get_linear_symbol_sequence(path)
-        alignment = np.asarray(labels, np.int32) - 1
-        score = -(weight.value1 + weight.value2)
+        model_score = -weight.value2
+        complete = self._finished and labels[-1] == len(self._graph.tokens) + 1
+        if self._finished and not complete:
+            model_score -= FLOOR  # what every path has paid for not ending
+        alignment = np.asarray(labels[: self.frames], np.int32) - 1
         spoken, tokens = segments(self._graph, alignment.tolist(), words)
-        reason = "" if complete or not final else NO_END
-        return Hypothesis(spoken, tokens, alignment, score, -weight.value1, complete, reason)
+        reason = NO_END if self._finished and not complete else ""
+        return Hypothesis(spoken, tokens, alignment, model_score - weight.value1, -weight.value1, complete, reason)
+
+
+def _with_end(graph: Graph, num_tokens: int) -> Graph:
+    """The graph with a token more, which is read after the last frame where the graph may end.
+
+    Kaldi's decoder prefers paths that end there at any time, if the graph says where that is. So it is told that paths
+    may end anywhere.
+    """
+    ends = np.flatnonzero(np.isfinite(graph.final))
+    last = np.full(len(ends), graph.num_states)
+    label = np.full(len(ends), num_tokens + 1)
+    return Graph.from_arcs(
+        np.concatenate([graph.src, ends]),
+        np.concatenate([graph.dst, last]),
+        np.concatenate([graph.label, label]),
+        np.concatenate([graph.aux, 0 * ends]),
+        np.concatenate([graph.score, graph.final[ends]]),
+        np.zeros(graph.num_states + 1),
+    )
 
 
 def _costs(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
