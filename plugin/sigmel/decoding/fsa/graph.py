@@ -161,7 +161,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray]:
     except FileNotFoundError:
         raise
     except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{path}: no graph of sigmel's ({error}); make one with `sigmel graph build`") from error
+        lacks = f": it has no array {error}" if isinstance(error, KeyError) else ""
+        raise SigmelError(f"{path}: no graph of sigmel's{lacks}; make one with `sigmel graph build`") from error
 
 
 def _quoted(name: str) -> str:
