@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet.nets.beam_search import Hypothesis
 from espnet2.bin import asr_inference
+from espnet2.bin.asr_inference import Hypothesis  # where it comes from is not the same in all versions
 
 from sigmel.decoding.fsa.decoder import BACKENDS, GraphDecoder
 from sigmel.decoding.fsa.lattice import Lattice
