@@ -7,7 +7,12 @@ from statistics import fmean
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"dmel": "dmel.md", "expert_mlp": "experts.md", "sigmoid_attention": "sigmoid_attention.md"}
+PAGES = {
+    "dmel": "dmel.md",
+    "expert_mlp": "experts.md",
+    "fsa": "fsa.md",
+    "sigmoid_attention": "sigmoid_attention.md",
+}
 MEASURED = sorted((DOCS / "results").glob("*/*.json"))
 
 
