@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sigmel.decoding.fsa.graph import ARRAYS, EPSILON, Graph, read_arrays, write_arrays
+from sigmel.decoding.fsa.graph import ARRAYS, EPSILON, Graph, ranges, read_arrays, write_arrays
 from sigmel.decoding.fsa.lexicon import Lexicon
 from sigmel.decoding.fsa.openfst import composed, determinized, without_epsilons
 from sigmel.decoding.fsa.phrases import Phrases
@@ -200,7 +200,7 @@ def _plain(lg: Graph, num_tokens: int, backoff: int, max_arcs: int) -> Graph:
     first, last = (np.searchsorted(dst[by_end], src[late], side) for side in ("left", "right"))
     count = last - first
     word = np.repeat(np.flatnonzero(late), count)
-    token = by_end[np.arange(len(word)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)]
+    token = by_end[ranges(first, count)]
     keep = ~late
     columns = (
         np.concatenate([src[keep], src[token]]),
@@ -225,9 +225,7 @@ def _arcs_without_epsilons(graph: Graph) -> int:
     while len(ends) and seen < graph.num_states:  # one epsilon further at a time; a cycle ends with the second
         total += int(onward[ends].sum())
         count = np.diff(starts)[ends]
-        ends = dst[
-            np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts[ends], count)
-        ]
+        ends = dst[ranges(starts[ends], count)]
         seen += 1
         if total > 100 * MAX_ARCS:
             break

@@ -69,6 +69,13 @@ class Graph:
         graph.validate()
         return graph
 
+    @classmethod
+    def linear(cls, label: ArrayLike, aux: ArrayLike) -> Graph:
+        """The graph of one path, without scores."""
+        states = np.arange(len(np.asarray(label)))
+        final = np.append(np.full(len(states), -np.inf), 0.0)
+        return cls.from_arcs(states, states + 1, label, aux, 0.0 * states, final)
+
     @property
     def num_states(self) -> int:
         """S."""
@@ -139,6 +146,11 @@ class Graph:
             name = f"{labels[label]}:{words[aux]}" + (f"/{score:.3g}" if score else "")
             lines.append(f'  {src} -> {dst} [label="{_quoted(name)}"];')
         return "\n".join([*lines, "}"]) + "\n"
+
+
+def ranges(start: NDArray, count: NDArray) -> NDArray:
+    """The numbers from each start on, so many of each, one after the other."""
+    return np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:

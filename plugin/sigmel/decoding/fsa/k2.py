@@ -17,7 +17,7 @@ from sigmel.decoding.fsa.build import DecodingGraph
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.hypothesis import Hypothesis, empty
 from sigmel.decoding.fsa.lattice import Lattice
-from sigmel.decoding.fsa.search import Search, check_frames
+from sigmel.decoding.fsa.search import Search, check_utterance
 from sigmel.wheels import k2_wheel
 
 
@@ -65,7 +65,7 @@ class K2Decoder:
         frames = [one[:length].detach().float().cpu().numpy() for one, length in pairs]
         found: dict[int, Lattice | Hypothesis] = {}
         for at, one in enumerate(frames):
-            if reason := check_frames(one, len(self.graph.tokens)) or ("" if len(one) else "there is no frame"):
+            if reason := check_utterance(one, len(self.graph.tokens)):
                 found[at] = empty(reason)
         # k2 gives nothing where no path ends as it should; Kaldi then lets paths end anywhere, and so do we.
         for complete in (True, False):

@@ -6,10 +6,6 @@ Povey et al., "Generating exact lattices in the WFST framework" (ICASSP 2012).
 from __future__ import annotations
 
 import math
-import struct
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +14,9 @@ from sigmel.decoding.fsa.build import DecodingGraph
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.fsa.lattice import Lattice
-from sigmel.decoding.fsa.openfst import to_openfst
-from sigmel.decoding.fsa.search import Search, check_frames
+from sigmel.decoding.fsa.openfst import from_lattice, to_openfst
+from sigmel.decoding.fsa.search import NO_FRAME, Search, check_frames, check_utterance
 from sigmel.errors import SigmelError
-
-if TYPE_CHECKING:
-    import kaldifst
 
 # Kaldi adds costs in float32 and takes no infinite one: what is this unlikely is in no path.
 FLOOR = -1e4
@@ -61,8 +54,7 @@ class KaldiDecoder:
         """
         import kaldi_decoder
 
-        problem = check_frames(log_probs, len(self.graph.tokens)) or ("" if len(log_probs) else "there is no frame")
-        if problem:
+        if problem := check_utterance(log_probs, len(self.graph.tokens)):
             return empty(problem)
         options = kaldi_decoder.LatticeSimpleDecoderConfig(
             beam=self.search.beam, lattice_beam=self.search.lattice_beam
@@ -73,7 +65,7 @@ class KaldiDecoder:
         found, raw = decoder.get_raw_lattice()
         if not found:
             return empty("no path is left")
-        return Lattice.canonical(self.graph, log_probs, _read(raw), self.search.lattice_beam, complete)
+        return Lattice.canonical(self.graph, log_probs, from_lattice(raw), self.search.lattice_beam, complete)
 
     def stream(self) -> KaldiStream:
         """Decode an utterance piece by piece."""
@@ -123,7 +115,7 @@ class KaldiStream:
     def partial(self) -> Hypothesis:
         """The best path so far, wherever it ends."""
         if self._problem or not self.frames:
-            return empty(self._problem or "there is no frame")
+            return empty(self._problem or NO_FRAME)
         return self._path()
 
     def finish(self) -> Hypothesis:
@@ -180,32 +172,3 @@ def _with_end(graph: Graph, num_tokens: int) -> Graph:
 def _costs(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-probabilities as Kaldi takes them."""
     return np.ascontiguousarray(np.maximum(log_probs, FLOOR), np.float32)
-
-
-_WEIGHT = np.dtype([("graph", "<f4"), ("model", "<f4")])
-_ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("graph", "<f4"), ("model", "<f4"), ("dst", "<i4")])
-
-
-def _read(raw: kaldifst.Lattice) -> Graph:
-    """The paths of Kaldi's lattice with the scores of the graph, by way of OpenFst's format "vector"."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "lattice.fst"
-        raw.write(str(path))
-        data = path.read_bytes()
-    header = 4 + (4 + len("vector")) + (4 + len("lattice4"))
-    _, _, _, start, num_states, _ = struct.unpack_from("<iiQqqq", data, header)
-    at = header + struct.calcsize("<iiQqqq")
-    final = np.empty(num_states, np.float32)
-    count = np.empty(num_states, np.int64)
-    pieces = []
-    for state in range(num_states):
-        graph, model, count[state] = struct.unpack_from("<ffq", data, at)
-        final[state] = -graph if math.isfinite(graph) and math.isfinite(model) else -np.inf
-        at += _WEIGHT.itemsize + 8
-        pieces.append(data[at : at + _ARC.itemsize * int(count[state])])
-        at += len(pieces[-1])
-    arcs = np.frombuffer(b"".join(pieces), _ARC)
-    number = np.arange(num_states)
-    number[[0, start]] = start, 0
-    src = np.repeat(number, count)
-    return Graph.from_arcs(src, number[arcs["dst"]], arcs["label"], arcs["aux"], -arcs["graph"], final[number])

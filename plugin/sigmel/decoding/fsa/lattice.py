@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.build import DecodingGraph
-from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.graph import Graph, ranges
 from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, segments
 from sigmel.decoding.fsa.openfst import composed, shortest_paths
 from sigmel.decoding.fsa.word_search import Found, best_sequences
@@ -140,9 +140,7 @@ class Lattice:
         """
         paths = self.paths
         if words is not None:
-            chain = np.arange(len(words))
-            final = [-np.inf] * len(words) + [0.0]
-            paths = composed(paths, Graph.from_arcs(chain, chain + 1, words, words, 0.0 * chain, final))
+            paths = composed(paths, Graph.linear(words, words))
         ((labels, written, score),) = shortest_paths(paths, 1)
         alignment = np.asarray(labels, np.int32) - 1
         spoken, tokens = segments(self.source, alignment.tolist(), written)
@@ -162,7 +160,6 @@ def _frames(graph: Graph) -> NDArray:
     reached, at = np.zeros(1, np.int64), 0
     while len(reached):
         frame[reached] = at
-        count = starts[reached + 1] - starts[reached]
-        arcs = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts[reached], count)
+        arcs = ranges(starts[reached], starts[reached + 1] - starts[reached])
         reached, at = np.unique(graph.dst[arcs]), at + 1
     return frame

@@ -150,15 +150,9 @@ def ctc_graphs(targets: Tensor, target_lengths: Tensor, blank: int = 0, topology
         blank: the number of the blank.
         topology: see `expand`.
     """
-    graphs = []
-    for row, length in zip(targets.cpu().numpy(), target_lengths.tolist(), strict=True):
-        chain = np.arange(length)
-        final = np.full(length + 1, -np.inf)
-        final[-1] = 0.0
-        graphs.append(
-            expand(Graph.from_arcs(chain, chain + 1, row[:length] + 1, 0 * chain, 0.0 * chain, final), blank, topology)
-        )
-    return graphs
+    pairs = zip(targets.cpu().numpy(), target_lengths.tolist(), strict=True)
+    labels = (row[:length] + 1 for row, length in pairs)
+    return [expand(Graph.linear(label, 0 * label), blank, topology) for label in labels]
 
 
 def ctc_loss(

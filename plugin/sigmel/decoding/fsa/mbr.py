@@ -45,7 +45,7 @@ def sausage(lattice: Lattice, scale: float = 1.0, n: int = 200) -> list[Slot]:
     """
     names = lattice.source.lexicon.words
     words = tree(list(islice(lattice.scaled(scale).sequences(), n)))
-    best = [lattice.source.lexicon.words.index(word.name) for word in lattice.best().words]
+    best = [names.index(word.name) for word in lattice.best().words]
     risk = np.inf
     while True:  # every round lowers the risk, and there are finitely many sequences
         found, slots = expected_errors(words, _with_gaps(best))
@@ -98,17 +98,15 @@ def expected_errors(words: Graph, reference: Sequence[int]) -> tuple[float, list
     weight = np.zeros((words.num_states, places + 1))
     weight[ends, places] = share_of_end
     for state in reversed(order):
-        arcs = incoming[state]
-        for arc in arcs:
+        for arc in incoming[state]:
             src, word = words.src[arc], int(words.label[arc])
             share = np.exp(forward[src] + words.score[arc] - forward[state])
             here = share * weight[state]
             if here.any():
                 _trace(here, cost[src], through[arc], word, reference, against, weight[src], slots)
-        if state == 0:
-            left = np.cumsum(weight[0][::-1])[::-1]  # what is still to be read at the start was not said
-            for place in range(places):
-                slots[place][EPSILON] = slots[place].get(EPSILON, 0.0) + left[place + 1]
+    left = np.cumsum(weight[0][::-1])[::-1]  # what is still to be read at the start was not said
+    for place in range(places):
+        slots[place][EPSILON] = slots[place].get(EPSILON, 0.0) + left[place + 1]
     return risk, [{word: share for word, share in slot.items() if share > 1e-6} for slot in slots]
 
 

@@ -6,6 +6,7 @@ negatives of our scores.
 
 from __future__ import annotations
 
+import math
 import struct
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ _VERSION = 2
 _EXPANDED = 1  # the one property that is true of every file
 _STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("arcs", "<u4"), ("epsilons_in", "<u4"), ("epsilons_out", "<u4")])
 _ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("cost", "<f4"), ("dst", "<i4")])
+_LATTICE_ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("graph", "<f4"), ("model", "<f4"), ("dst", "<i4")])
 
 
 def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
@@ -45,30 +47,60 @@ def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
         return kaldifst.StdConstFst.read(str(path))
 
 
-def from_openfst(fst: kaldifst.StdVectorFst) -> Graph:
+def from_openfst(fst: kaldifst.StdFst) -> Graph:
     """The graph of a transducer; its start becomes state 0."""
     import kaldifst
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.fst"
-        kaldifst.StdConstFst(fst).write(str(path))
-        data = path.read_bytes()
-    at = 4
-    for _ in range(2):
-        (length,) = struct.unpack_from("<i", data, at)
-        at += 4 + length
-    _, _, _, start, num_states, num_arcs = struct.unpack_from("<iiQqqq", data, at)
-    at += struct.calcsize("<iiQqqq")
+    data, at, start, num_states, num_arcs = _contents(kaldifst.StdConstFst(fst))
     states = np.frombuffer(data, _STATE, num_states, at)
     arcs = np.frombuffer(data, _ARC, num_arcs, at + states.nbytes)
     if start < 0:  # nothing is left
         return Graph.from_arcs([], [], [], [], [], [-np.inf])
-    number = np.arange(num_states)
-    number[[0, start]] = start, 0  # exchanges the two
+    number = _start_first(start, num_states)
+    src, dst = np.repeat(number, states["arcs"]), number[arcs["dst"]]
+    return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], -arcs["cost"], -states["final"][number])
+
+
+def from_lattice(lattice: kaldifst.Lattice) -> Graph:
+    """The paths of a lattice of Kaldi's, with the scores of the graph alone; its start becomes state 0.
+
+    Its format is "vector": the arcs of each state follow it.
+    """
+    data, at, start, num_states, _ = _contents(lattice)
     final = np.empty(num_states, np.float32)
-    final[number] = -states["final"]
-    src = np.repeat(number, states["arcs"])
-    return Graph.from_arcs(src, number[arcs["dst"]], arcs["label"], arcs["aux"], -arcs["cost"], final)
+    count = np.empty(num_states, np.int64)
+    pieces = []
+    for state in range(num_states):
+        graph, model, count[state] = struct.unpack_from("<ffq", data, at)
+        final[state] = -graph if math.isfinite(graph) and math.isfinite(model) else -np.inf
+        at += struct.calcsize("<ffq")
+        pieces.append(data[at : at + _LATTICE_ARC.itemsize * int(count[state])])
+        at += len(pieces[-1])
+    arcs = np.frombuffer(b"".join(pieces), _LATTICE_ARC)
+    number = _start_first(start, num_states)
+    src, dst = np.repeat(number, count), number[arcs["dst"]]
+    return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], -arcs["graph"], final[number])
+
+
+def _contents(fst: kaldifst.StdConstFst | kaldifst.Lattice) -> tuple[bytes, int, int, int, int]:
+    """The file of a transducer, where its header ends, its start, and how many states and arcs it has."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.fst"
+        fst.write(str(path))
+        data = path.read_bytes()
+    at = 4
+    for _ in range(2):  # the names of the format and of the arcs
+        (length,) = struct.unpack_from("<i", data, at)
+        at += 4 + length
+    _, _, _, start, num_states, num_arcs = struct.unpack_from("<iiQqqq", data, at)
+    return data, at + struct.calcsize("<iiQqqq"), start, num_states, num_arcs
+
+
+def _start_first(start: int, num_states: int) -> np.ndarray:
+    """The number of each state, where the start and state 0 have exchanged theirs."""
+    number = np.arange(num_states)
+    number[[0, start]] = start, 0
+    return number
 
 
 def _string(text: str) -> bytes:
@@ -86,7 +118,7 @@ def composed(first: Graph, second: Graph) -> Graph:
     left, right = (kaldifst.StdVectorFst(to_openfst(graph)) for graph in (first, second))
     kaldifst.arcsort(left, "olabel")
     kaldifst.arcsort(right, "ilabel")
-    return from_openfst(kaldifst.StdVectorFst(kaldifst.compose(left, right)))
+    return from_openfst(kaldifst.compose(left, right))
 
 
 def determinized(graph: Graph, max_states: int = 2_000_000) -> Graph:
@@ -127,7 +159,7 @@ def shortest_paths(graph: Graph, n: int) -> list[tuple[list[int], list[int], flo
     """
     import kaldifst
 
-    found = from_openfst(kaldifst.StdVectorFst(kaldifst.shortest_path(kaldifst.StdVectorFst(to_openfst(graph)), n=n)))
+    found = from_openfst(kaldifst.shortest_path(to_openfst(graph), n=n))
     starts = found.arcs_of()
     paths = []
     for arc in range(starts[1]) if np.isneginf(found.final[0]) else [None]:

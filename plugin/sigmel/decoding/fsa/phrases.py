@@ -1,7 +1,7 @@
 """Phrases to listen for: what their words gain wherever they are said, or the members of a class.
 
 A file has a phrase a line, then perhaps a tab and its boost. A line ``[name]`` begins the class ``<name>``, whose
-phrases a grammar or a language model uses by that name; what stands before the first such line is listened for
+phrases a grammar uses by that name; what stands before the first such line is listened for
 everywhere.
 """
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from sigmel.errors import SigmelError
 
+NO_FRAME = "there is no frame"
+
 
 @dataclass(frozen=True)
 class Search:
@@ -50,3 +52,8 @@ def check_frames(log_probs: NDArray[np.float32], num_tokens: int) -> str:
     if bad := np.flatnonzero(~np.isfinite(best)).tolist():
         return f"frame {bad[0]} has a log-probability of NaN or inf, or none above -inf"
     return ""
+
+
+def check_utterance(log_probs: NDArray[np.float32], num_tokens: int) -> str:
+    """The same of a whole utterance, which has to have a frame."""
+    return check_frames(log_probs, num_tokens) or ("" if len(log_probs) else NO_FRAME)

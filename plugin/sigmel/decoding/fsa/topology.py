@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigmel.decoding.fsa.graph import EPSILON, Graph
+from sigmel.decoding.fsa.graph import EPSILON, Graph, ranges
 from sigmel.errors import SigmelError
 
 TOPOLOGIES = ("standard", "compact", "minimal")
@@ -72,7 +72,7 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     onward = np.diff(starts)[there]
     _check_size(graph.num_states + graph.num_arcs + 2 * len(pairs) + int(onward.sum()), topology, max_arcs)
     pair = np.repeat(np.arange(len(pairs)), onward)
-    arc = np.arange(len(pair)) - np.repeat(np.cumsum(onward) - onward, onward) + starts[there[pair]]
+    arc = ranges(starts[there], onward)
     other = graph.label[arc] != token[pair]
     pair, arc = pair[other], arc[other]
     follow = (own[pair], own[entered[arc]], graph.label[arc], arc)
