@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,9 +95,25 @@ def machine() -> dict[str, str]:
     return environment() | {"threads": str(torch.get_num_threads())} | gpu
 
 
-def options(description: str, devices: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of a benchmark, which may run on one of several kinds of device."""
-    parser = argparse.ArgumentParser(description=description)
+def options(
+    description: str,
+    devices: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+) -> argparse.Namespace:
+    """The command line of a benchmark, which may run on one of several kinds of device.
+
+    Args:
+        description: of the benchmark.
+        devices: to choose from.
+        arguments: names of what has to be given.
+        settings: name -> default of what may be given.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in arguments:
+        parser.add_argument(name)
+    for name, default in (settings or {}).items():
+        parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--quick", action="store_true", help="fewer repeats: says that it runs, not how fast")
     if devices:

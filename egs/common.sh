@@ -115,16 +115,44 @@ run_stage() {
   echo "stage $number ($name): made $made in $((SECONDS - began)) s"
 }
 
-# decode_by NAME EXP "TESTS" OPTION...: stage 7, a graph of the OPTIONS, and what the model says by it, with a row NAME.
-decode_by() {
-  local name=$1 exp=$2 tests=$3
-  shift 3
+# graph_of NAME OPTION...: stage 7, the graph that `sigmel graph build` makes of the tokens and the OPTIONS.
+graph_of() {
+  local name=$1 tokens
+  shift
+  case $host in
+    nemo) tokens=(--tokens "$exp/tokenizer") ;;
+    espnet) tokens=(--tokens "$exp/tokens.txt" --bpemodel "$exp/tokenizer/tokenizer.model") ;;
+  esac
   run_stage 7 "graph of $name" "$exp/$name.npz" \
-    "$python" -m sigmel.cli graph build --tokens "$exp/tokenizer" "$@" --output "$exp/$name.npz"
-  # shellcheck disable=SC2086 # several files
-  run_stage 7 "decode by $name" "$exp/decode_$name" \
-    "$python" -m sigmel.hosts.nemo.transcribe --model "$model" --graph "$exp/$name.npz" --output "$exp/decode_$name" $tests
+    "$python" -m sigmel.cli graph build "${tokens[@]}" "$@" --output "$exp/$name.npz"
+}
+
+# ngrams_of NAME TEXT OPTION...: stage 7, an n-gram language model.
+ngrams_of() {
+  run_stage 7 "$1" "$exp/$1.arpa" "$python" -m sigmel.cli lm train "${@:2}" --output "$exp/$1.arpa"
+}
+
+# decode_by NAME GRAPH OPTION...: stage 7, what the model says of `tests` by a graph, with rows NAME.
+decode_by() {
+  local name=$1 graph=$2
+  shift 2
+  run_stage 7 "decode by $name" "$exp/decode_$name" "$python" -m "sigmel.hosts.$host.transcribe" --model "$model" \
+    --graph "$exp/$graph.npz" "$@" --output "$exp/decode_$name" "${tests[@]}"
   run_stage 7 "score of $name" "$exp/score_$name" \
     "$python" -m sigmel.cli score "$exp/decode_$name" --output "$exp/score_$name" --train-facts "$exp/train.json" \
     --results results.json --tag "${tags[@]}" graph="$name"
+}
+
+# decode_by_graphs TEXT GRAMMAR: stage 7 with a graph of the tokens, of a trigram of TEXT, of that one rescored by
+# 5-grams, and of a GRAMMAR.
+decode_by_graphs() {
+  ngrams_of trigram "$1"
+  ngrams_of fivegram "$1" --order 5
+  graph_of tokens
+  graph_of trigram --lm "$exp/trigram.arpa"
+  graph_of grammar --grammar "$2"
+  decode_by tokens tokens
+  decode_by trigram trigram
+  decode_by rescored trigram --rescore "$exp/fivegram.arpa"
+  decode_by grammar grammar
 }

@@ -22,14 +22,14 @@ def egs(tmp_path_factory):
     return shutil.copytree(EGS, tmp_path_factory.mktemp("copy") / "egs", ignore=lambda _, names: MADE & set(names))
 
 
-def start(recipe: Path, *options: str) -> subprocess.Popen:
-    command = [str(recipe / "run.sh"), "--python", sys.executable, *options]
+def start(recipe: Path, *options: object) -> subprocess.Popen:
+    command = [str(recipe / "run.sh"), "--python", sys.executable, *map(str, options)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=recipe.parent
     )
 
 
-def finish(recipe: Path, *options: str) -> tuple[int, str, str]:
+def finish(recipe: Path, *options: object) -> tuple[int, str, str]:
     process = start(recipe, *options)
     output, errors = process.communicate(timeout=300)
     return process.returncode, output, errors
@@ -41,9 +41,9 @@ def test_espeak_commands_from_text_to_table(egs):
     # Enough steps to be killed among them.
     (recipe / "conf/nemo/nano_long.yaml").write_text("defaults: [nano, _self_]\ntrainer:\n  max_steps: 60\n")
     exp = recipe / "exp/nemo_nano_long_path2_seed3"
-    options = ("--size", "nano_long", "--routing", "path:2", "--seed=3")
+    options = ("--size", "nano_long", "--routing", "path:2", "--seed=3", "--stop_stage")
 
-    killed = start(recipe, *options)
+    killed = start(recipe, *options, 6)
     deadline = time.monotonic() + 240
     while not list((exp / "checkpoints").glob("*.ckpt")):
         assert killed.poll() is None, killed.communicate()
@@ -54,7 +54,7 @@ def test_espeak_commands_from_text_to_table(egs):
     assert not (exp / "model.nemo").exists()
     tokenizer = (exp / "tokenizer/tokenizer.model").stat().st_mtime_ns
 
-    status, output, errors = finish(recipe, *options)
+    status, output, errors = finish(recipe, *options, 6)
     assert status == 0, errors
     assert "stage 1 (data): data/train48 is there already" in output
     assert ", from epoch" in output  # training went on from a checkpoint
@@ -71,18 +71,18 @@ def test_espeak_commands_from_text_to_table(egs):
     readme = (recipe / "README.md").read_text()
     assert "| test nemo nano_long path:2 seed 3 | 16 |" in readme
 
-    status, output, _ = finish(recipe, *options)
+    status, output, _ = finish(recipe, *options, 6)
     assert status == 0
     assert output.count("is there already") == 6
     assert "making" not in output
     assert (recipe / "README.md").read_text() == readme
 
     # The few sentences that were trained on do not have all letters that the grammar needs.
-    status, output, errors = finish(recipe, *options, "--stop_stage", "7")
+    status, output, errors = finish(recipe, *options, 7)
     assert status == 2
     assert "the model's tokens cannot spell" in errors
     rows = [row for row in json.loads((recipe / "results.json").read_text()) if row["test_set"] == "test"]
-    assert [row.get("graph") for row in rows] == [None, "tokens", "trigram"]
+    assert [row.get("graph") for row in rows] == [None, "tokens", "trigram", "rescored"]
     assert rows[0]["wer"] == rows[1]["wer"]
 
 

@@ -4,16 +4,16 @@
 # Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
 #                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
 #
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots; 7, if --stop_stage asks for it and NeMo is the host:
-# decode by graphs of the tokens, the grammar and a trigram. A stage whose result exists is skipped, and a killed run
-# goes on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be made
-# again. --size names a file in conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots, 7 decode by graphs: of the tokens, of a trigram, of
+# that rescored, of the grammar. A stage whose result exists is skipped, and a killed run goes on where it stopped.
+# Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be made again. --size names a file in
+# conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python=
+stage=1 stop_stage=7 host=nemo size=tiny routing=omni attention=softmax seed=1 python=
 parse_options "stage stop_stage host size routing attention seed python" "$@"
 check_options
 
@@ -23,6 +23,7 @@ case $size in # utterances to train, stop training early on, and test with
   *) utterances=(60000 200 500) ;;
 esac
 data=data/train${utterances[0]}
+tests=("$data/test.jsonl" "$data/test_ood.jsonl")
 exp=exp/$system
 host_commands "$exp" "$data"
 
@@ -35,7 +36,7 @@ run_stage 2 tokens "$exp/tokenizer" \
 
 run_stage 3 train "$model" "${train_command[@]}"
 
-run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data"/test.jsonl "$data"/test_ood.jsonl
+run_stage 4 decode "$exp/decode" "${decode_command[@]}" "${tests[@]}"
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
@@ -43,13 +44,7 @@ run_stage 5 score "$exp/score" \
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 
-if [ "$host" = nemo ]; then
-  tests="$data/test.jsonl $data/test_ood.jsonl"
-  run_stage 7 "language model" "$exp/lm.arpa" "$python" -m sigmel.cli lm train "$data/train.jsonl" --output "$exp/lm.arpa"
-  decode_by tokens "$exp" "$tests"
-  decode_by trigram "$exp" "$tests" --lm "$exp/lm.arpa"
-  run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
-  decode_by grammar "$exp" "$tests" --grammar "$exp/commands.jsgf"
-fi
+run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
+decode_by_graphs "$data/train.jsonl" "$exp/commands.jsgf"
 
 [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md

@@ -8,16 +8,16 @@
 # --test_speaker none (default) is the official split: recordings 0-4 test, 5-49 train. NAME trains on the other
 # speakers and tests on all recordings of NAME; all does so with every speaker in turn. --fsdd_dir is a copy of the
 # data set; without one it is downloaded into downloads/.
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots; 7, if --stop_stage asks for it and NeMo is the host:
-# decode by graphs of the tokens, a grammar and a trigram. A stage whose result exists is skipped, and a killed run goes
-# on where it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is
-# to be made again. --size names a file in conf/<host>/ (default: tiny; quick compares systems; nano is for tests).
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots, 7 decode by graphs: of the tokens, of a trigram, of
+# that rescored, of a grammar. A stage whose result exists is skipped, and a killed run goes on where it stopped.
+# Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>_<split>/; remove what is to be made again. --size names a
+# file in conf/<host>/ (default: tiny; quick compares systems; nano is for tests).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python= fsdd_dir= test_speaker=none
+stage=1 stop_stage=7 host=nemo size=tiny routing=omni attention=softmax seed=1 python= fsdd_dir= test_speaker=none
 parse_options "stage stop_stage host size routing attention seed python fsdd_dir test_speaker" "$@"
 check_options
 check test_speaker '[A-Za-z0-9_-]+'
@@ -38,6 +38,7 @@ esac
 split=official
 [ "$test_speaker" = none ] || split=loso_$test_speaker
 data=data/${split}_train$train
+tests=("$data/test_$split.jsonl")
 exp=exp/${system}_$split
 host_commands "$exp" "$data"
 
@@ -49,7 +50,7 @@ run_stage 2 tokens "$exp/tokenizer" \
 
 run_stage 3 train "$model" "${train_command[@]}"
 
-run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data/test_$split.jsonl"
+run_stage 4 decode "$exp/decode" "${decode_command[@]}" "${tests[@]}"
 
 run_stage 5 score "$exp/score" \
   "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
@@ -57,12 +58,6 @@ run_stage 5 score "$exp/score" \
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 
-if [ "$host" = nemo ]; then
-  tests=$data/test_$split.jsonl
-  run_stage 7 "language model" "$exp/lm.arpa" "$python" -m sigmel.cli lm train "$data/train.jsonl" --output "$exp/lm.arpa"
-  decode_by tokens "$exp" "$tests"
-  decode_by grammar "$exp" "$tests" --grammar conf/digits.jsgf
-  decode_by trigram "$exp" "$tests" --lm "$exp/lm.arpa"
-fi
+decode_by_graphs "$data/train.jsonl" conf/digits.jsgf
 
 [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md

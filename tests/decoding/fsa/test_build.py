@@ -14,7 +14,7 @@ from sigmel.decoding.fsa.build import AnyWords, DecodingGraph, build, build_lg
 from sigmel.decoding.fsa.grammar import parse_grammar
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.phrases import Phrase, Phrases
+from sigmel.decoding.fsa.phrases import ClassModel, Phrase, Phrases
 from sigmel.errors import SigmelError
 
 TOKENS = ("a", "b", "c", "<blk>")
@@ -93,6 +93,9 @@ def test_a_bigram_backs_off_as_the_model_does(brute_force):
         return _best(BIGRAM, words)
 
     check(brute_force, lg, lexicon, score)
+    silent, _ = build_lg(4, LEXICON, BIGRAM, keep_epsilons=True)
+    assert np.any(silent.label == 0)
+    check(brute_force, silent, lexicon, score)
 
 
 def _best(model, words):
@@ -156,6 +159,62 @@ def test_a_class_is_a_rule_of_the_grammar(brute_force):
     assert found == {tuple(map(lexicon.words.index, ("c", "ab"))): pytest.approx(0.5 - math.log(2), abs=1e-3)}
 
 
+CLASSES = {"name": (Phrase(("ab",), 0.5), Phrase(("a", "c"), 0.0))}
+CLASS_BIGRAM = NGramModel(
+    (
+        {
+            ("<s>",): (-math.inf, -0.25),
+            ("</s>",): (-1.5, 0.0),
+            ("a",): (-1.0, -0.5),
+            ("c",): (-2.0, 0.0),
+            ("<name>",): (-1.25, -0.75),
+        },
+        {("<s>", "a"): (-0.5, 0.0), ("<name>", "c"): (-0.25, 0.0), ("c", "<name>"): (-0.125, 0.0)},
+    )
+)
+
+
+def test_a_class_is_a_word_of_a_language_model(brute_force):
+    """Some sentences have several readings: "a c" may be a name or two words."""
+    language = ClassModel(CLASS_BIGRAM, CLASSES)
+    assert language.words == ["a", "c", "ab"]
+    share = {phrase.words: phrase.boost * len(phrase.words) - math.log(2) for phrase in CLASSES["name"]}
+
+    def readings(words):
+        if not words:
+            yield (), 0.0
+        for length in (1, 2):
+            first = words[:length]
+            for rest, score in readings(words[length:]) if len(first) == length else ():
+                if first in share:
+                    yield ("<name>", *rest), score + share[first]
+                if length == 1:
+                    yield (*first, *rest), score
+
+    def score(words):
+        return max(_best(CLASS_BIGRAM, reading) + extra for reading, extra in readings(words))
+
+    lg, lexicon = build_lg(4, LEXICON, language)
+    check(brute_force, lg, lexicon, score)
+    biased, _ = build_lg(4, LEXICON, language, Phrases((Phrase(("c",), 1.0),), {}))
+    check(brute_force, biased, lexicon, lambda words: score(words) + words.count("c"))
+    words = ClassModel(AnyWords(["c", "<name>"]), CLASSES)
+    found = brute_force.best_paths(build_lg(4, LEXICON, words)[0], [1, 2])
+    assert list(found.values()) == [pytest.approx(share["ab",], abs=1e-3)]
+    with pytest.raises(SigmelError, match="does not use the class <name>"):
+        ClassModel(BIGRAM, CLASSES)
+
+
+def test_a_language_model_is_weighed(brute_force):
+    lg, lexicon = build_lg(4, LEXICON, BIGRAM, lm_scale=0.5, word_score=-1.5)
+    check(brute_force, lg, lexicon, lambda words: 0.5 * _best(BIGRAM, words) - 1.5 * len(words))
+    lg, lexicon = build_lg(4, LEXICON, BIGRAM, lm_scale=0.0)
+    check(brute_force, lg, lexicon, lambda words: 0.0)
+    for options in ({"lm_scale": -1.0}, {"word_score": math.nan}):
+        with pytest.raises(SigmelError, match="lm_scale at least 0"):
+            build_lg(4, LEXICON, BIGRAM, **options)
+
+
 def test_words_that_the_lexicon_lacks_are_named():
     with pytest.raises(SigmelError, match="2 words of the language model are not in the lexicon: x, y"):
         build_lg(4, LEXICON, AnyWords(["a", "x", "y"]))
@@ -195,8 +254,9 @@ def _damaged(change):
         (lambda graph, facts: facts.update(topology="x"), "topology 'x' is unknown"),
         (lambda graph, facts: graph["dst"].__setitem__(0, 10**6), "dst names a state"),
         (lambda graph, facts: graph["score"].__setitem__(2, np.nan), "the score of arc 2 is not finite"),
-        (lambda graph, facts: graph["label"].__setitem__(0, 9), "a label that is not among 1 to 4"),
-        (lambda graph, facts: graph["label"].__setitem__(0, 0), "a label that is not among 1 to 4"),
+        (lambda graph, facts: graph["label"].__setitem__(0, 9), "a label that is not among 0 to 4"),
+        (lambda graph, facts: (graph["label"].fill(0), graph["aux"].fill(0)), "epsilons lead from state 0 back to it"),
+        (lambda graph, facts: graph["label"].fill(0), "arcs write, but read nothing"),
         (lambda graph, facts: graph["aux"].__setitem__(0, 99), "a word that is not among 1 to 1"),
         (lambda graph, facts: graph["src"].__setitem__(0, 1), "src is not in ascending order"),
         (lambda graph, facts: graph["final"].fill(-np.inf), "no state to end in"),

@@ -96,7 +96,12 @@ def test_pictures(files, tmp_path):
         (("--grammar", "source"), {"source": "<x> = abx;"}, "cannot spell 'abx'"),
         (("--lexicon", "lexicon", "--words", "source"), {"lexicon": "c c", "source": "ab"}, "not in the lexicon: ab"),
         (("--words", "source"), {"source": "\n"}, "there is no word"),
-        (("--words", "source", "--phrases", "names"), {"source": "c", "names": "[x]\nc"}, "classes need a --grammar"),
+        (("--phrases", "names"), {"names": "[x]\nc"}, "classes need a --grammar, an --lm or --words"),
+        (
+            ("--words", "source", "--phrases", "names"),
+            {"source": "c", "names": "[x]\nc"},
+            "does not use the class <x>",
+        ),
         (("--words", "source", "--max-arcs", "3"), {"source": "ab c"}, "more than 3"),
         (("--blank", "_"), {}, "'_' is due"),
         (("--phrases", "names"), {"names": "a abx\n"}, "cannot spell 'a abx'"),

@@ -13,6 +13,7 @@ from sigmel.decoding.fsa.build import build
 from sigmel.decoding.fsa.grammar import parse_grammar
 from sigmel.decoding.fsa.kaldi import KaldiDecoder
 from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding.fsa.ngram_training import train_ngrams
 from sigmel.decoding.fsa.search import Search
 from sigmel.decoding.fsa.topology import TOPOLOGIES
 from sigmel.errors import SigmelError
@@ -20,6 +21,7 @@ from sigmel.errors import SigmelError
 TOKENS = ("<blk>", "a", "b", "c")
 LEXICON = Lexicon({"ab": ((1, 2),), "a": ((1,),), "aa": ((1, 1),), "c": ((3,), (3, 2))})
 GRAMMAR = parse_grammar("<x> = (/3/ ab | /1/ a | /2/ aa | /2/ c)+;")
+BIGRAM = train_ngrams([["ab", "a", "c"], ["c", "aa", "ab"], ["a", "c", "c", "ab"], ["aa"]], 2)
 WIDE = Search(beam=1000.0)
 
 
@@ -67,6 +69,24 @@ def test_pieces_give_what_the_whole_gives(seed, cuts):
     assert (found.words, found.score) == (whole.words, pytest.approx(whole.score, abs=1e-3))
     with pytest.raises(SigmelError, match="the stream is finished"):
         stream.advance(log_probs)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_epsilons_change_nothing_but_the_size(topology, seed):
+    log_probs = frames(seed, 8)
+    search = Search(beam=1000.0, lattice_beam=20.0)
+    plain, silent = (
+        KaldiDecoder(build(TOKENS, 0, LEXICON, BIGRAM, topology=topology, keep_epsilons=keep), search)
+        for keep in (False, True)
+    )
+    assert np.any(silent.graph.graph.label == 0)
+    one, other = plain.best(log_probs), silent.best(log_probs)
+    assert (one.text, one.alignment.tolist()) == (other.text, other.alignment.tolist())
+    assert (one.score, one.graph_score) == pytest.approx((other.score, other.graph_score), abs=1e-3)
+    lists = [{found.text: found.score for found in each.lattice(log_probs).nbest(10)} for each in (plain, silent)]
+    assert lists[0] == pytest.approx(lists[1], abs=1e-3)
 
 
 def test_partial_results_end_anywhere():

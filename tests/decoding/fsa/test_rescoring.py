@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.decoding.fsa import Search, build
+from sigmel.decoding.fsa.decoder import GraphDecoder
 from sigmel.decoding.fsa.kaldi import KaldiDecoder
 from sigmel.decoding.fsa.lexicon import Lexicon
 from sigmel.decoding.fsa.ngram_training import train_ngrams
-from sigmel.decoding.fsa.rescoring import rescored_lattice, rescored_nbest
+from sigmel.decoding.fsa.rescoring import LatticeRescorer, rescored_nbest
 from sigmel.errors import SigmelError
 
 LEXICON = Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)})
@@ -44,7 +46,7 @@ def test_lists_and_lattices_agree(seed, scale, keep):
         expected = model + scale * MODEL.score_sentence(words) + keep * UNIGRAM.score_sentence(words)
         assert one.score == pytest.approx(expected, abs=5e-3)
     # Some sequences end up better in a lattice, where backing off is a path like any other.
-    again = rescored_lattice(lattice, MODEL, 60.0, scale, keep)
+    again = LatticeRescorer(MODEL, DECODER.graph.lexicon.words, scale, keep)(lattice, 60.0)
     whole = {one.text: one.score for one in again.nbest(1000)}
     assert whole.keys() == {one.text for one in nbest}
     for one in nbest:
@@ -65,3 +67,21 @@ def test_a_neural_model_gets_all_sentences_at_once(lattice):
     assert [len(one.words) for one in found] == sorted((len(text) for text in seen[0]), reverse=True)
     with pytest.raises(SigmelError, match="gave 0 scores for"):
         rescored_nbest(lattice.nbest(5), lambda texts: [])
+
+
+def test_a_decoder_rescores_what_it_finds():
+    generator = torch.Generator().manual_seed(1)
+    log_probs, lengths = torch.randn(3, 6, 3, generator=generator).log_softmax(-1), torch.tensor([6, 4, 0])
+    search = Search(beam=100.0, lattice_beam=60.0)
+    plain = GraphDecoder(DECODER.graph, "kaldi", search)
+    rescorer = LatticeRescorer(MODEL, DECODER.graph.lexicon.words, 3.0)
+    found = GraphDecoder(DECODER.graph, "kaldi", search, MODEL, 3.0).decode(log_probs, lengths)
+    lattices = plain.lattices(log_probs, lengths)[:2]
+    assert [one.text for one in found[:2]] == [rescorer(one, 60.0).best().text for one in lattices]
+    assert [one.text for one in found] != [one.text for one in plain.decode(log_probs, lengths)]
+    assert found[2].reason
+
+
+def test_a_model_that_lacks_words_is_refused():
+    with pytest.raises(SigmelError, match="lacks 1 words of the graph: c"):
+        LatticeRescorer(MODEL, ("<eps>", "a", "c"))

@@ -15,6 +15,9 @@ import yaml
 
 from sigmel import SigmelError
 from sigmel.data.tokenizer import train_tokenizer
+from sigmel.decoding.fsa import build
+from sigmel.decoding.fsa.grammar import parse_grammar
+from sigmel.decoding.fsa.tokens import read_tokens
 from sigmel.hosts.espnet import train, transcribe
 
 ROOT = Path(__file__).parents[3]
@@ -85,6 +88,14 @@ def test_from_manifests_to_transcripts(folder):
     assert routing["utterance"]["id"] == longest["id"]
     assert len(routing["utterance"]["experts"][0]) == pytest.approx(longest["duration"] / 0.04, abs=1)
 
+    language = parse_grammar("<x> = low mid | mid low | low;")
+    tokens = read_tokens(Path("exp/tokens.txt"), Path("tokenizer/tokenizer.model"))
+    build(tokens.names, tokens.blank, tokens.lexicon(language.words), language).save(Path("exp/HLG.npz"))
+    assert transcribe.main([*decoding, "--graph", "exp/HLG.npz", "--output", "exp/decode_graph"]) == 0
+    said = [json.loads(line)["pred_text"] for line in Path("exp/decode_graph/some.jsonl").read_text().splitlines()]
+    assert set(said) <= {"low mid", "mid low", "low", ""}
+    assert said.count("") == 1  # the utterance without audio
+
 
 def test_the_tokens_are_blank_the_pieces_and_the_end(folder):
     tokens = train.token_list(Path("tokenizer"))
@@ -106,6 +117,8 @@ def test_run_sh_with_host_espnet(tmp_path):
         "nano",
         "--routing",
         "switch",
+        "--stop_stage",
+        "6",
         "--python",
         sys.executable,
     ]

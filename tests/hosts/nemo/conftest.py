@@ -116,6 +116,12 @@ def model_config(corpus):
 
 
 @pytest.fixture(scope="session")
+def build_model(model_config):
+    """Function of a kind: a stock model with random weights."""
+    return lambda kind: CLASSES[kind](cfg=model_config(kind)).eval()
+
+
+@pytest.fixture(scope="session")
 def conformer_config(model_config):
     """Function of options of NeMo's own Conformer: the configuration of a CTC model that has one."""
 

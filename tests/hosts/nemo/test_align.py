@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from nemo.collections.asr import models
 
 from sigmel import cli
 
 
 @pytest.mark.parametrize("kind", ["ctc", "ctc_bpe"])
-def test_every_word_has_its_time(model_config, corpus, tmp_path, capsys, kind):
-    model = {"ctc": models.EncDecCTCModel, "ctc_bpe": models.EncDecCTCModelBPE}[kind](cfg=model_config(kind))
-    model.save_to(str(tmp_path / "model.nemo"))
+def test_every_word_has_its_time(build_model, corpus, tmp_path, capsys, kind):
+    build_model(kind).save_to(str(tmp_path / "model.nemo"))
     rows = [
         json.loads(line) | {"id": f"u{at}"} for at, line in enumerate(Path(corpus.manifest).read_text().splitlines())
     ]

@@ -6,49 +6,41 @@ import soundfile
 import torch
 from nemo.collections.asr import models
 from nemo.collections.asr.models import ASRModel
+from omegaconf import OmegaConf
 
-from sigmel.decoding.fsa import Search, build
+from sigmel.decoding.fsa import GraphDecoder, Search, build
+from sigmel.decoding.fsa.arpa import write_arpa
 from sigmel.decoding.fsa.grammar import parse_grammar
-from sigmel.decoding.fsa.lexicon import Lexicon, spelled_lexicon
+from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding.fsa.ngram_training import train_ngrams
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import use_graph
 from sigmel.hosts.nemo.graph import tokens_of
 
 GRAMMAR = parse_grammar("<x> = (one | two | four)+ three;")
+WORDS = {"one", "two", "three", "four"}
 
 
-CLASSES = {
-    "ctc": models.EncDecCTCModel,
-    "ctc_bpe": models.EncDecCTCModelBPE,
-    "hybrid_bpe": models.EncDecHybridRNNTCTCBPEModel,
-}
-
-
-@pytest.fixture(scope="module")
-def build_model(model_config):
-    """Function of a kind: a model with random weights."""
-    return lambda kind: CLASSES[kind](cfg=model_config(kind))
-
-
-def spell(model):
-    if hasattr(model, "tokenizer"):
-        return lambda word: tuple(model.tokenizer.text_to_ids(word))
-    return lambda word: tuple(list(model.decoder.vocabulary).index(character) for character in word)
-
-
-@pytest.fixture(scope="module", params=["ctc_bpe", "ctc"])
+@pytest.fixture(scope="module", params=["ctc_bpe", "ctc", "hybrid_bpe"])
 def model(request, build_model):
-    return build_model(request.param).eval()
+    return build_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def graph(model, tmp_path_factory):
-    names = tokens_of(model)
-    separator = None if hasattr(model, "tokenizer") else names.index(" ")
-    lexicon = spelled_lexicon(GRAMMAR.words, spell(model), separator)
+    tokens = tokens_of(model)
     path = tmp_path_factory.mktemp("graph") / "HLG.npz"
-    build(names, len(names) - 1, lexicon, GRAMMAR).save(path)
+    build(tokens.names, tokens.blank, tokens.lexicon(GRAMMAR.words), GRAMMAR).save(path)
     return path
+
+
+def log_probs_of(model, sound):
+    with torch.inference_mode():
+        audio = torch.from_numpy(soundfile.read(sound, dtype="float32")[0])[None]
+        encoded, lengths, *_ = model(input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]]))
+        if isinstance(model, models.EncDecHybridRNNTCTCBPEModel):
+            return model.ctc_decoder(encoder_output=encoded), lengths
+    return encoded, lengths  # a CTC model's is what its decoder says
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +60,11 @@ def test_text_follows_the_graph_and_so_it_does_when_restored(model, graph, sound
     use_graph(model, graph, "kaldi", Search(beam=30.0))
     found = transcribe(model, sound).text
     assert found.endswith("three")
-    assert set(found.split()) <= {"one", "two", "three", "four"}
+    assert set(found.split()) <= WORDS
 
     # Validation follows it, too.
-    with torch.inference_mode():
-        audio = torch.from_numpy(soundfile.read(sound, dtype="float32")[0])[None]
-        log_probs, lengths, _ = model(input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]]))
-    (said,) = model.wer.decoding.ctc_decoder_predictions_tensor(log_probs, lengths)
+    wer = model.ctc_wer if hasattr(model, "ctc_wer") else model.wer
+    (said,) = wer.decoding.ctc_decoder_predictions_tensor(*log_probs_of(model, sound))
     assert said.text == found
 
     model.save_to(str(tmp_path / "model.nemo"))
@@ -87,6 +77,9 @@ def test_text_follows_the_graph_and_so_it_does_when_restored(model, graph, sound
 
     use_graph(model, None)
     assert transcribe(model, sound).text == greedy
+    model.save_to(str(tmp_path / "greedy.nemo"))
+    restored = ASRModel.restore_from(str(tmp_path / "greedy.nemo"), map_location="cpu").eval()
+    assert transcribe(restored, sound).text == greedy
 
 
 def test_timestamps_are_those_of_the_words(model, graph, sound):
@@ -104,9 +97,9 @@ def test_timestamps_are_those_of_the_words(model, graph, sound):
 
 
 def test_words_may_be_spelled_in_their_own_way(model, sound, tmp_path):
-    names = tokens_of(model)
-    lexicon = Lexicon({"EINS": (spell(model)("one"),)})
-    build(names, len(names) - 1, lexicon, parse_grammar("<x> = EINS;")).save(tmp_path / "HLG.npz")
+    tokens = tokens_of(model)
+    lexicon = Lexicon({"EINS": (tokens.spell("one"),)})
+    build(tokens.names, tokens.blank, lexicon, parse_grammar("<x> = EINS;")).save(tmp_path / "HLG.npz")
     use_graph(model, tmp_path / "HLG.npz")
     assert transcribe(model, sound).text == "EINS"
     use_graph(model, None)
@@ -121,6 +114,59 @@ def test_a_graph_of_other_tokens_is_refused(model, tmp_path):
         use_graph(model, tmp_path / "nothing.npz")
 
 
-def test_other_models_are_refused(build_model, graph):
-    with pytest.raises(SigmelError, match="is no CTC model"):
-        use_graph(build_model("hybrid_bpe"), graph)
+def test_words_know_how_sure_they_are(model, graph, sound):
+    hybrid = isinstance(model, models.EncDecHybridRNNTCTCBPEModel)
+    plain = model.cfg.aux_ctc.decoding if hybrid else model.cfg.decoding
+    decoding = OmegaConf.merge(plain, {"confidence_cfg": {"preserve_word_confidence": True}})
+    of_ctc = {"decoder_type": "ctc"} if hybrid else {}
+    use_graph(model, graph, search=Search(beam=100.0, lattice_beam=50.0))
+    model.change_decoding_strategy(decoding, verbose=False, **of_ctc)
+    found = transcribe(model, sound, return_hypotheses=True)
+    assert len(found.word_confidence) == len(found.text.split())
+    assert all(0 < share <= 1 + 1e-6 for share in found.word_confidence)
+    assert found.word_confidence[-1] == pytest.approx(1)  # the grammar's last word is certain
+    assert min(found.word_confidence) < 1  # noise is not
+    model.change_decoding_strategy(plain, verbose=False, **of_ctc)
+    use_graph(model, None)
+
+
+def test_lists_and_another_language_model(model, graph, sound, tmp_path):
+    write_arpa(train_ngrams([["four", "four", "three"], ["one"], ["two"]], 2), tmp_path / "lm.arpa")
+    search = Search(beam=100.0, lattice_beam=50.0)
+    use_graph(model, graph, search=search, nbest=3)
+    texts = [one.text for one in transcribe(model, sound)]
+    assert len(set(texts)) == 3
+    assert all(set(text.split()) <= WORDS and text.endswith("three") for text in texts)
+    use_graph(model, graph, search=search)
+    assert transcribe(model, sound).text == texts[0]
+
+    use_graph(model, graph, search=search, rescore=tmp_path / "lm.arpa", rescore_scale=5.0)
+    expected = GraphDecoder(graph, "kaldi", search, tmp_path / "lm.arpa", 5.0).decode(*log_probs_of(model, sound))
+    rescored = transcribe(model, sound).text
+    assert rescored == expected[0].text
+    model.save_to(str(tmp_path / "model.nemo"))
+    (tmp_path / "lm.arpa").unlink()
+    restored = ASRModel.restore_from(str(tmp_path / "model.nemo"), map_location="cpu").eval()
+    assert transcribe(restored, sound).text == rescored
+    with pytest.raises(SigmelError, match="nbest: 0"):
+        use_graph(model, graph, nbest=0)
+    use_graph(model, None)
+
+
+def test_a_hybrid_model_may_go_back_to_its_transducer(build_model, tmp_path, sound):
+    model = build_model("hybrid_bpe")
+    transducer = transcribe(model, sound).text
+    tokens = tokens_of(model)
+    build(tokens.names, tokens.blank, tokens.lexicon(GRAMMAR.words), GRAMMAR).save(tmp_path / "HLG.npz")
+    use_graph(model, tmp_path / "HLG.npz")
+    found = transcribe(model, sound).text
+    assert found.endswith("three")
+    model.change_decoding_strategy(decoder_type="rnnt", verbose=False)
+    assert transcribe(model, sound).text == transducer
+    model.change_decoding_strategy(decoder_type="ctc", verbose=False)
+    assert transcribe(model, sound).text == found
+
+
+def test_other_models_are_refused(graph):
+    with pytest.raises(SigmelError, match="Linear has no CTC"):
+        use_graph(torch.nn.Linear(1, 1), graph)

@@ -34,7 +34,7 @@ class Language(Protocol):
         """The words it knows."""
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G, without epsilons; where it backs off, it reads ``backoff``."""
+        """The acceptor G, without epsilons; where it backs off, it reads ``backoff``; what is beyond is silent too."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ class DecodingGraph:
             raise SigmelError(f"the blank, {self.blank}, is none of the {len(self.tokens)} tokens")
         if self.topology not in TOPOLOGIES:
             raise SigmelError(f"topology {self.topology!r} is unknown; one of {', '.join(TOPOLOGIES)}")
-        if np.any(self.graph.label == EPSILON) or np.any(self.graph.label > len(self.tokens)):
-            raise SigmelError(f"an arc reads a label that is not among 1 to {len(self.tokens)}")
+        self.graph.check_epsilons()
+        if np.any(self.graph.label > len(self.tokens)):
+            raise SigmelError(f"an arc reads a label that is not among 0 to {len(self.tokens)}")
         if np.any(self.graph.aux >= len(self.lexicon.words)):
             raise SigmelError(f"an arc writes a word that is not among 1 to {len(self.lexicon.words) - 1}")
 
@@ -136,6 +137,9 @@ def build(
     phrases: Phrases | None = None,
     topology: str = "standard",
     max_arcs: int = MAX_ARCS,
+    lm_scale: float = 1.0,
+    word_score: float = 0.0,
+    keep_epsilons: bool = False,
 ) -> DecodingGraph:
     """Build HLG.
 
@@ -147,11 +151,15 @@ def build(
         phrases: those to listen for everywhere gain their boosts.
         topology: one of `TOPOLOGIES`.
         max_arcs: how many arcs any step may make.
+        lm_scale: what the language model's scores are multiplied with; at least 0.
+        word_score: what every word adds to the score of a path.
+        keep_epsilons: whether the language model still backs off by arcs that read nothing. Large models need it; k2
+            does not take them, nor do losses.
 
     Raises:
         SigmelError: words that the lexicon lacks, a result that is too large or empty.
     """
-    lg, lexicon = build_lg(len(tokens), lexicon, language, phrases, max_arcs)
+    lg, lexicon = build_lg(len(tokens), lexicon, language, phrases, max_arcs, lm_scale, word_score, keep_epsilons)
     found = DecodingGraph(expand(lg, blank, topology, max_arcs), tuple(tokens), blank, topology, lexicon)
     found.validate()
     return found
@@ -163,11 +171,14 @@ def build_lg(
     language: Language | None = None,
     phrases: Phrases | None = None,
     max_arcs: int = MAX_ARCS,
+    lm_scale: float = 1.0,
+    word_score: float = 0.0,
+    keep_epsilons: bool = False,
 ) -> tuple[Graph, Lexicon]:
     """Build LG, which reads tokens and writes words; see `build`.
 
     Returns:
-        LG, without epsilons, and the lexicon of the words that it writes.
+        LG, without epsilons if they are not to be kept, and the lexicon of the words that it writes.
     """
     language = language or AnyWords(list(lexicon.spellings))
     if missing := [word for word in language.words if word not in lexicon.spellings]:
@@ -177,21 +188,34 @@ def build_lg(
     lexicon = replace(lexicon, spellings={word: lexicon.spellings[word] for word in language.words})
     numbers = {word: number for number, word in enumerate(lexicon.spellings, 1)}
     backoff = len(numbers) + 1
-    g = language.to_graph(numbers, backoff)
+    g = _weighed(language.to_graph(numbers, backoff), backoff, lm_scale, word_score)
+    silent = range(backoff, max(backoff, int(g.label.max(initial=0))) + 1)
     if phrases and phrases.anywhere:
         if unknown := [word for one in phrases.anywhere for word in one.words if word not in numbers]:
             raise SigmelError(f"the phrases have words that the language model lacks: {', '.join(unknown[:5])}")
-        g = composed(g, phrases.bias(numbers, backoff))
-    spelled = np.array([0, *(sum(map(len, found)) for found in lexicon.spellings.values()), 1])
+        g = composed(g, phrases.bias(numbers, silent))
+    spelled = np.array([0, *(sum(map(len, found)) for found in lexicon.spellings.values()), *(1 for _ in silent)])
     _check_size("spelling out the language model", int(spelled[g.label].sum()), max_arcs)
-    lg = determinized(composed(lexicon.to_graph(numbers, num_tokens + 1, backoff), g))
-    return _plain(lg, num_tokens, backoff, max_arcs), lexicon
+    lg = determinized(composed(lexicon.to_graph(numbers, num_tokens + 1, silent), g))
+    found = _plain(lg, num_tokens, backoff)
+    if not keep_epsilons:
+        _check_size("removing epsilons", _arcs_without_epsilons(found), max_arcs, "keep them (--keep-epsilons)")
+        found = without_epsilons(found)
+    return found, lexicon
 
 
-def _plain(lg: Graph, num_tokens: int, backoff: int, max_arcs: int) -> Graph:
-    """LG with tokens and words only: without the labels that told spellings apart, and without epsilons."""
+def _weighed(g: Graph, backoff: int, lm_scale: float, word_score: float) -> Graph:
+    """G with its scores multiplied, and something added for each word."""
+    if not 0 <= lm_scale < np.inf or not np.isfinite(word_score):
+        raise SigmelError(f"lm_scale: {lm_scale} and word_score: {word_score} have to be finite, lm_scale at least 0")
+    scaled = g.scaled(lm_scale)
+    return replace(scaled, score=scaled.score + np.float32(word_score) * (g.label < backoff))
+
+
+def _plain(lg: Graph, num_tokens: int, backoff: int) -> Graph:
+    """LG with tokens and words only: the labels that told spellings apart, and backing off, become epsilons."""
     label = np.where(lg.label > num_tokens, EPSILON, lg.label)
-    aux = np.where(lg.aux == backoff, EPSILON, lg.aux)
+    aux = np.where(lg.aux >= backoff, EPSILON, lg.aux)
     src, dst, score = lg.src, lg.dst, lg.score
     # Where a spelling is also the beginning of another, its word is written by an arc that reads nothing. The token
     # before it writes nothing, since the word was not known yet, so it can write the word instead.
@@ -209,9 +233,7 @@ def _plain(lg: Graph, num_tokens: int, backoff: int, max_arcs: int) -> Graph:
         np.concatenate([aux[keep], aux[word]]),
         np.concatenate([score[keep], score[token] + score[word]]),
     )
-    found = Graph.from_arcs(*columns, lg.final)
-    _check_size("removing epsilons", _arcs_without_epsilons(found), max_arcs)
-    return without_epsilons(found)
+    return Graph.from_arcs(*columns, lg.final)
 
 
 def _arcs_without_epsilons(graph: Graph) -> int:
@@ -232,6 +254,7 @@ def _arcs_without_epsilons(graph: Graph) -> int:
     return total
 
 
-def _check_size(what: str, arcs: int, max_arcs: int) -> None:
+def _check_size(what: str, arcs: int, max_arcs: int, way_out: str = "") -> None:
     if arcs > max_arcs:
-        raise SigmelError(f"{what} would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model")
+        advice = f"{way_out}, or prune the language model" if way_out else "prune the language model"
+        raise SigmelError(f"{what} would make up to {arcs:,} arcs, more than {max_arcs:,}; {advice}")

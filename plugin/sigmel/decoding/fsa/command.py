@@ -10,8 +10,8 @@ from sigmel.data.atomic import atomic_path
 from sigmel.decoding.fsa.arpa import read_arpa
 from sigmel.decoding.fsa.build import AnyWords, DecodingGraph, Language, build
 from sigmel.decoding.fsa.grammar import read_grammar
-from sigmel.decoding.fsa.lexicon import Lexicon, read_lexicon
-from sigmel.decoding.fsa.phrases import BOOST, Phrases, read_phrases
+from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding.fsa.phrases import BOOST, ClassModel, Phrases, read_phrases
 from sigmel.decoding.fsa.tokens import BLANKS, ModelTokens, read_tokens
 from sigmel.decoding.fsa.topology import MAX_ARCS, TOPOLOGIES
 from sigmel.errors import SigmelError
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens",
         type=Path,
         required=True,
-        help="SentencePiece model, its folder, or a text file with a token a line",
+        help="a model of NeMo (.nemo), a SentencePiece model or its folder, or a text file with a token a line",
     )
     make.add_argument("--bpemodel", type=Path, help="SentencePiece model that spells with the tokens of a text file")
     make.add_argument("--blank", help=f"name of the blank in a text file (default: {', '.join(BLANKS)})")
@@ -43,7 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language.add_argument("--words", type=Path, help="words, one a line, any of which may follow each other")
     make.add_argument("--phrases", type=Path, help="phrases to listen for, and classes of them")
     make.add_argument("--boost", type=float, default=BOOST, help="of a word of a phrase (default: %(default)s)")
+    make.add_argument(
+        "--lm-scale", type=float, default=1.0, help="multiplies scores of --lm and --grammar (default: %(default)s)"
+    )
+    make.add_argument(
+        "--word-score", type=float, default=0.0, help="what every word adds to a path's score (default: %(default)s)"
+    )
     make.add_argument("--topology", choices=TOPOLOGIES, default="standard", help="of CTC (default: %(default)s)")
+    make.add_argument(
+        "--keep-epsilons", action="store_true", help="back off by arcs that read nothing: smaller, but not for k2"
+    )
     make.add_argument("--max-arcs", type=int, default=MAX_ARCS, help="refuse a larger one (default: %(default)s)")
     make.add_argument("-o", "--output", type=Path, required=True, help="the graph to write (.npz)")
     make.set_defaults(act=_build)
@@ -68,36 +77,63 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
-    tokens = read_tokens(arguments.tokens, arguments.bpemodel, arguments.blank)
+    tokens = _tokens(arguments)
     phrases = read_phrases(arguments.phrases, arguments.boost) if arguments.phrases else None
     language = _language(arguments, phrases)
     lexicon = _lexicon(arguments, tokens, language)
     if phrases and not (language or arguments.lexicon):
         phrases = tokens.phrases(phrases)
-    built = build(tokens.names, tokens.blank, lexicon, language, phrases, arguments.topology, arguments.max_arcs)
+    built = build(
+        tokens.names,
+        tokens.blank,
+        lexicon,
+        language,
+        phrases,
+        arguments.topology,
+        arguments.max_arcs,
+        arguments.lm_scale,
+        arguments.word_score,
+        arguments.keep_epsilons,
+    )
     built.save(arguments.output)
     print(f"{arguments.output}: {_size(built)}, in {time.monotonic() - started:.1f} s")
+
+
+def _tokens(arguments: argparse.Namespace) -> ModelTokens:
+    if arguments.tokens.suffix != ".nemo":
+        return read_tokens(arguments.tokens, arguments.bpemodel, arguments.blank)
+    try:
+        from nemo.collections.asr.models import EncDecCTCModel
+
+        from sigmel.hosts.nemo.graph import tokens_of
+        from sigmel.hosts.nemo.restore import load_model
+    except ImportError as error:
+        raise SigmelError(f"{arguments.tokens} needs NeMo ({error}): pip install 'sigmel[nemo]'") from error
+    return tokens_of(load_model(arguments.tokens, EncDecCTCModel, "cpu"))
 
 
 def _language(arguments: argparse.Namespace, phrases: Phrases | None) -> Language | None:
     if arguments.grammar:
         return read_grammar(arguments.grammar, phrases.rules() if phrases else None)
-    if phrases and phrases.classes:
-        raise SigmelError(f"{arguments.phrases}: classes need a --grammar that uses them")
+    language: Language | None = None
     if arguments.lm:
-        return read_arpa(arguments.lm)
-    if arguments.words:
+        language = read_arpa(arguments.lm)
+    elif arguments.words:
         words = list(dict.fromkeys(arguments.words.read_text(encoding="utf-8").split()))
         if not words:
             raise SigmelError(f"{arguments.words}: there is no word")
-        return AnyWords(list(dict.fromkeys([*words, *(phrases.words if phrases else [])])))
-    return None
+        anywhere = [word for phrase in (phrases.anywhere if phrases else ()) for word in phrase.words]
+        language = AnyWords(list(dict.fromkeys([*words, *anywhere])))
+    if not (phrases and phrases.classes):
+        return language
+    if language is None:
+        raise SigmelError(f"{arguments.phrases}: classes need a --grammar, an --lm or --words that use them")
+    return ClassModel(language, phrases.classes)
 
 
 def _lexicon(arguments: argparse.Namespace, tokens: ModelTokens, language: Language | None) -> Lexicon:
     if arguments.lexicon:
-        separator = None if tokens.separator is None else tokens.names[tokens.separator]
-        return read_lexicon(arguments.lexicon, tokens.names, separator)
+        return tokens.read_lexicon(arguments.lexicon)
     return tokens.lexicon(language.words) if language else tokens.themselves()
 
 

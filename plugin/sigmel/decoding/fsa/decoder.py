@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from sigmel.decoding.fsa import k2
+from sigmel.decoding.fsa.arpa import NGramModel, read_arpa
 from sigmel.decoding.fsa.build import DecodingGraph
 from sigmel.decoding.fsa.hypothesis import Hypothesis
 from sigmel.decoding.fsa.kaldi import KaldiDecoder, KaldiStream
 from sigmel.decoding.fsa.lattice import Lattice
+from sigmel.decoding.fsa.rescoring import LatticeRescorer
 from sigmel.decoding.fsa.search import Search
 from sigmel.errors import SigmelError
 
@@ -27,18 +29,33 @@ class GraphDecoder:
             ``auto`` takes k2 for what lies on a GPU if it can be imported, with a warning if it cannot, and otherwise
             kaldi, which is faster on a CPU.
         search: how widely to search.
+        rescore: an n-gram model, or its file, whose scores take the place of the graph's in every lattice; decoding
+            goes by way of lattices then, too.
+        rescore_scale: what these scores are multiplied with.
 
     Raises:
-        SigmelError: an unknown backend, or k2 is asked for and cannot be used: the message names the wheel to install.
+        SigmelError: an unknown backend; a model to rescore with that lacks words of the graph; k2 is asked for and
+            cannot be used: the message names the wheel to install.
     """
 
-    def __init__(self, graph: DecodingGraph | Path, backend: str = "auto", search: Search | None = None) -> None:
+    def __init__(
+        self,
+        graph: DecodingGraph | Path,
+        backend: str = "auto",
+        search: Search | None = None,
+        rescore: NGramModel | Path | None = None,
+        rescore_scale: float = 1.0,
+    ) -> None:
         if backend not in BACKENDS:
             raise SigmelError(f"backend {backend!r} is unknown; one of {', '.join(BACKENDS)}")
         if backend == "k2" and (problem := k2.problem()):
             raise SigmelError(problem)
         self.graph = graph if isinstance(graph, DecodingGraph) else DecodingGraph.load(graph)
         self.search = search or Search()
+        self._rescorer = None
+        if rescore is not None:
+            model = rescore if isinstance(rescore, NGramModel) else read_arpa(rescore)
+            self._rescorer = LatticeRescorer(model, self.graph.lexicon.words, rescore_scale)
         self.backend = backend
         self._decoders: dict[str, KaldiDecoder | k2.K2Decoder] = {}
 
@@ -52,6 +69,8 @@ class GraphDecoder:
         Raises:
             SigmelError: V is not the number of the graph's tokens, or a length is not between 0 and T.
         """
+        if self._rescorer:
+            return [one if isinstance(one, Hypothesis) else one.best() for one in self.lattices(log_probs, lengths)]
         decoder = self._decoder(log_probs, lengths)
         if isinstance(decoder, k2.K2Decoder):
             return decoder.best(log_probs, lengths)
@@ -61,8 +80,18 @@ class GraphDecoder:
         """The lattice of each utterance, or an empty hypothesis that says why there is none; see `decode`."""
         decoder = self._decoder(log_probs, lengths)
         if isinstance(decoder, k2.K2Decoder):
-            return decoder.lattices(log_probs, lengths)
-        return [decoder.lattice(one) for one in _utterances(log_probs, lengths)]
+            found = decoder.lattices(log_probs, lengths)
+        else:
+            found = [decoder.lattice(one) for one in _utterances(log_probs, lengths)]
+        if self._rescorer is None:
+            return found
+        beam = self.search.lattice_beam
+        return [one if isinstance(one, Hypothesis) else self._rescorer(one, beam) for one in found]
+
+    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor, n: int) -> list[list[Hypothesis]]:
+        """The best n different sequences of words of each utterance; see `decode` and `Lattice.nbest`."""
+        found = self.lattices(log_probs, lengths)
+        return [[one] if isinstance(one, Hypothesis) else one.nbest(n) for one in found]
 
     def stream(self) -> KaldiStream:
         """Decode an utterance piece by piece, on the CPU."""

@@ -6,7 +6,7 @@ Mohri, Pereira and Riley, "Weighted finite-state transducers in speech recogniti
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,12 @@ class Graph:
         """(S + 1,): the arcs of state s are those from the s-th number to the next."""
         return np.searchsorted(self.src, np.arange(self.num_states + 1)).astype(np.int32)
 
+    def scaled(self, factor: float) -> Graph:
+        """The same paths, with all scores multiplied."""
+        final = self.final.copy()
+        final[np.isfinite(final)] *= np.float32(factor)
+        return replace(self, score=np.float32(factor) * self.score, final=final)
+
     def validate(self) -> None:
         """Raise a SigmelError that says what makes this no graph."""
         for name, kind in ARRAYS.items():
@@ -115,6 +121,18 @@ class Graph:
             raise SigmelError("graph: the score of ending in a state is NaN or +inf")
         if not np.any(np.isfinite(self.final)):
             raise SigmelError("graph: it has no state to end in, so it reads nothing")
+
+    def check_epsilons(self) -> None:
+        """Raise a SigmelError if an arc that reads nothing writes, or if such arcs make a cycle."""
+        silent = self.label == EPSILON
+        if writing := int(np.sum(silent & (self.aux != EPSILON))):
+            raise SigmelError(f"graph: {writing} arcs write, but read nothing")
+        src, dst = self.src[silent], self.dst[silent]
+        while len(src):  # whatever leaves a state to which no epsilon leads is in no cycle
+            left = np.isin(src, dst)
+            if left.all():
+                raise SigmelError(f"graph: epsilons lead from state {src[0]} back to it")
+            src, dst = src[left], dst[left]
 
     def save(self, path: Path) -> None:
         """Write the arrays to ``path`` (.npz)."""

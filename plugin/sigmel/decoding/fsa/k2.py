@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from sigmel.decoding.fsa.build import DecodingGraph
-from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.graph import EPSILON, Graph
 from sigmel.decoding.fsa.hypothesis import Hypothesis, empty
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.search import Search, check_utterance
+from sigmel.errors import SigmelError
 from sigmel.wheels import k2_wheel
 
 
@@ -28,6 +29,64 @@ def problem() -> str:
     except Exception as error:  # one that was built for another torch fails in many ways
         return f"k2 cannot be imported ({' '.join(str(error).split())[:200]}); install {k2_wheel()}"
     return ""
+
+
+class PrunedGraph:
+    """A graph of whose paths only those within beams count, found by k2.
+
+    Args:
+        graph: without epsilons, such as that of a `DecodingGraph`.
+        search: how widely to search.
+        device: where.
+
+    Raises:
+        SigmelError: k2 cannot be used: the message names the wheel to install; or the graph has epsilons.
+    """
+
+    def __init__(self, graph: Graph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
+        if reason := problem():
+            raise SigmelError(reason)
+        if np.any(graph.label == EPSILON):
+            raise SigmelError("the graph has epsilons, which k2 does not take; build it without --keep-epsilons")
+        self.graph = graph
+        self.search = search or Search()
+        self.device = torch.device(device)
+        self._fsa = _to_k2(graph, self.device)
+
+    def total_score(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the sum over all paths that were found; what `losses.total_score` gives without beams.
+
+        Args:
+            log_probs: (B, T, V) log-probabilities of the model's tokens; gradients go to them.
+            lengths: (B,) frames of each utterance.
+
+        Returns:
+            (B,) float64; -inf where no path is left.
+        """
+        total = torch.full((len(lengths),), float(self.graph.final[0]), dtype=torch.float64, device=self.device)
+        if which := _longest_first(lengths, [at for at, length in enumerate(lengths.tolist()) if length]):
+            found = self.intersect(log_probs, lengths, which).get_tot_scores(log_semiring=True, use_double_scores=True)
+            total = total.index_copy(0, torch.tensor(which, device=self.device), found)
+        return total
+
+    def intersect(self, log_probs: torch.Tensor, lengths: torch.Tensor, which: list[int]) -> Any:
+        """k2's lattices of some utterances, the longest first."""
+        import k2
+
+        pieces = torch.tensor([[at, 0, int(lengths[at])] for at in which], dtype=torch.int32)
+        return k2.intersect_dense_pruned(
+            self._fsa,
+            k2.DenseFsaVec(log_probs.to(self.device, torch.float32).clone(), pieces),
+            search_beam=self.search.beam,
+            output_beam=self.search.lattice_beam,
+            min_active_states=self.search.min_active,
+            max_active_states=self.search.max_active,
+        )
+
+
+def _longest_first(lengths: torch.Tensor, which: list[int]) -> list[int]:
+    """The order that k2 asks for."""
+    return sorted(which, key=lambda at: -int(lengths[at]))
 
 
 class K2Decoder:
@@ -41,9 +100,7 @@ class K2Decoder:
 
     def __init__(self, graph: DecodingGraph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
         self.graph = graph
-        self.search = search or Search()
-        self.device = torch.device(device)
-        self._fsa = _to_k2(graph.graph, self.device)
+        self._pruned = PrunedGraph(graph.graph, search, device)
 
     def best(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best path of each utterance.
@@ -61,43 +118,26 @@ class K2Decoder:
             log_probs: (B, T, V) log-probabilities of the model's tokens.
             lengths: (B,) frames of each.
         """
+        log_probs = log_probs.detach()
         pairs = zip(log_probs, lengths.tolist(), strict=True)
-        frames = [one[:length].detach().float().cpu().numpy() for one, length in pairs]
+        frames = [one[:length].float().cpu().numpy() for one, length in pairs]
         found: dict[int, Lattice | Hypothesis] = {}
         for at, one in enumerate(frames):
             if reason := check_utterance(one, len(self.graph.tokens)):
                 found[at] = empty(reason)
         # k2 gives nothing where no path ends as it should; Kaldi then lets paths end anywhere, and so do we.
+        pruned, beam = self._pruned, self._pruned.search.lattice_beam
         for complete in (True, False):
-            left = [at for at in range(len(frames)) if at not in found]
-            for at, paths in self._search(log_probs, lengths, left, complete).items():
-                found[at] = Lattice.canonical(self.graph, frames[at], paths, self.search.lattice_beam, complete)
+            if not (left := _longest_first(lengths, [at for at in range(len(frames)) if at not in found])):
+                break
+            if not complete:
+                anywhere = replace(pruned.graph, final=np.zeros_like(pruned.graph.final))
+                pruned = PrunedGraph(anywhere, pruned.search, pruned.device)
+            lattice = pruned.intersect(log_probs, lengths, left)
+            for number, at in enumerate(left):
+                if (paths := _from_k2(lattice[number], pruned.graph)) is not None:
+                    found[at] = Lattice.canonical(self.graph, frames[at], paths, beam, complete)
         return [found.get(at, empty("no path is left")) for at in range(len(frames))]
-
-    def _search(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, which: list[int], complete: bool
-    ) -> dict[int, Graph]:
-        """The paths of some utterances, with the scores of the graph; without those that have none."""
-        import k2
-
-        if not which:
-            return {}
-        graph = (
-            self.graph.graph if complete else replace(self.graph.graph, final=np.zeros_like(self.graph.graph.final))
-        )
-        fsa = self._fsa if complete else _to_k2(graph, self.device)
-        which = sorted(which, key=lambda at: -int(lengths[at]))  # what k2 asks for
-        pieces = torch.tensor([[at, 0, int(lengths[at])] for at in which], dtype=torch.int32)
-        lattice = k2.intersect_dense_pruned(
-            fsa,
-            k2.DenseFsaVec(log_probs.detach().to(self.device, torch.float32).clone(), pieces),
-            search_beam=self.search.beam,
-            output_beam=self.search.lattice_beam,
-            min_active_states=self.search.min_active,
-            max_active_states=self.search.max_active,
-        )
-        found = {at: _from_k2(lattice[number], graph) for number, at in enumerate(which)}
-        return {at: paths for at, paths in found.items() if paths is not None}
 
 
 def _to_k2(graph: Graph, device: torch.device) -> Any:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.build import DecodingGraph
-from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.graph import EPSILON, Graph
 from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.fsa.lattice import Lattice
-from sigmel.decoding.fsa.openfst import from_lattice, to_openfst
+from sigmel.decoding.fsa.openfst import from_lattice, to_openfst, without_epsilons
 from sigmel.decoding.fsa.search import NO_FRAME, Search, check_frames, check_utterance
 from sigmel.errors import SigmelError
 
@@ -65,7 +65,10 @@ class KaldiDecoder:
         found, raw = decoder.get_raw_lattice()
         if not found:
             return empty("no path is left")
-        return Lattice.canonical(self.graph, log_probs, from_lattice(raw), self.search.lattice_beam, complete)
+        paths = from_lattice(raw)
+        if np.any(paths.label == EPSILON):
+            paths = without_epsilons(paths)
+        return Lattice.canonical(self.graph, log_probs, paths, self.search.lattice_beam, complete)
 
     def stream(self) -> KaldiStream:
         """Decode an utterance piece by piece."""

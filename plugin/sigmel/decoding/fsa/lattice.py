@@ -101,10 +101,7 @@ class Lattice:
 
     def scaled(self, scale: float) -> Lattice:
         """The same paths with all scores multiplied: below 1, a model that is too sure of itself becomes less so."""
-        score, final, log_probs = (
-            array * np.float32(scale) for array in (self.paths.score, self.paths.final, self.log_probs)
-        )
-        return replace(self, paths=replace(self.paths, score=score, final=final), log_probs=log_probs)
+        return replace(self, paths=self.paths.scaled(scale), log_probs=self.log_probs * np.float32(scale))
 
     def pruned(self, beam: float) -> Lattice:
         """Only the paths that are worse than the best one by at most ``beam``, exactly."""

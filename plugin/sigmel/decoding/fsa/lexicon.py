@@ -31,19 +31,21 @@ class Lexicon:
         """The name of each number that a graph writes; that of 0 is ``<eps>``."""
         return ("<eps>", *self.spellings)
 
-    def to_graph(self, words: Mapping[str, int], boundary: int, backoff: int) -> Graph:
+    def to_graph(self, words: Mapping[str, int], boundary: int, silent: Sequence[int]) -> Graph:
         """The transducer L, from tokens to words.
 
-        A spelling that is that of another word, too, or its beginning, is followed by one of the labels from
-        ``boundary`` + 1 on, so that determinisation can tell them apart. An arc from ``boundary`` to ``backoff`` lets
-        the epsilons of a language model pass.
+        Arcs from the labels from ``boundary`` on, one for each of ``silent``, let pass what a language model reads
+        between words. A spelling that is that of another word, too, or its beginning, is followed by one of the labels
+        beyond them, so that determinisation can tell them apart.
 
         Args:
             words: the number of each word to have; the others are left out.
             boundary: the first label beyond the tokens.
-            backoff: the number that stands for an epsilon in the language model.
+            silent: the numbers that are no words in the language model, such as that for backing off.
         """
-        src, dst, label, aux = [0, 1], [0, 1], [boundary, boundary], [backoff, backoff]
+        between = [boundary + at for at in range(len(silent))]
+        src, dst = [0] * len(silent) + [1] * len(silent), [0] * len(silent) + [1] * len(silent)
+        label, aux = [*between, *between], [*silent, *silent]
         states = 2  # 0: before a word; 1: after one, only where there is a separator
         after = 0 if self.separator is None else 1
         if self.separator is not None:
@@ -56,7 +58,7 @@ class Lexicon:
             labels = [token + 1 for token in spelling]
             if shared[spelling] > 1 or spelling in beginnings:
                 told[spelling] += 1
-                labels.append(boundary + told[spelling])
+                labels.append(between[-1] + told[spelling])
             inner = range(states, states + len(labels) - 1)
             states += len(inner)
             src += [0, *inner]

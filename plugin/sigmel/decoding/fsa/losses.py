@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.k2 import PrunedGraph
 from sigmel.decoding.fsa.topology import expand
 from sigmel.errors import SigmelError
 
@@ -190,7 +191,7 @@ def mmi_loss(
     log_probs: Tensor,
     lengths: Tensor,
     numerators: Sequence[Graph],
-    denominators: Graph | Sequence[Graph],
+    denominators: Graph | Sequence[Graph] | PrunedGraph,
     reduction: str = "mean",
 ) -> Tensor:
     """Maximum mutual information: how much worse than all that could be said is what was said.
@@ -202,12 +203,16 @@ def mmi_loss(
         lengths: (B,) frames.
         numerators: what was said, see `ctc_graphs`; with the scores of the language model, if the denominators have
             them.
-        denominators: all that could be said: one graph for all utterances, such as an HLG, or one for each, such as
-            `Lattice.graph`.
+        denominators: all that could be said: one graph for all utterances, such as an HLG; the same, pruned by k2; or
+            one for each, such as `Lattice.graph`.
         reduction: "none", "sum", or "mean" of each loss divided by its number of frames.
     """
-    rest = [denominators] * len(numerators) if isinstance(denominators, Graph) else denominators
-    loss = total_score(log_probs, lengths, rest) - total_score(log_probs, lengths, numerators)
+    if isinstance(denominators, PrunedGraph):
+        everything = denominators.total_score(log_probs, lengths)
+    else:
+        rest = [denominators] * len(numerators) if isinstance(denominators, Graph) else denominators
+        everything = total_score(log_probs, lengths, rest)
+    loss = everything - total_score(log_probs, lengths, numerators)
     if reduction == "mean":
         loss = loss / lengths.to(loss).clamp(min=1)
     return _reduced(loss, reduction).to(log_probs.dtype)

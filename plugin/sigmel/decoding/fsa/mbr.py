@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.graph import EPSILON, Graph
+from sigmel.decoding.fsa.hypothesis import Hypothesis
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.word_search import tree
 
@@ -59,6 +60,20 @@ def sausage(lattice: Lattice, scale: float = 1.0, n: int = 200) -> list[Slot]:
         for slot in said
         if slot[0][0] != EPSILON or len(slot) > 1
     ]
+
+
+def confidences(lattice: Lattice, hypothesis: Hypothesis, scale: float = 1.0, n: int = 200) -> list[float]:
+    """The probability of each word of a hypothesis in its place.
+
+    Args:
+        lattice: the paths of the utterance.
+        hypothesis: words of its.
+        scale, n: see `sausage`.
+    """
+    names = lattice.source.lexicon.words
+    said = [names.index(word.name) for word in hypothesis.words]
+    _, slots = expected_errors(tree(list(islice(lattice.scaled(scale).sequences(), n))), said)
+    return [slot.get(word, 0.0) for word, slot in zip(said, slots, strict=True)]
 
 
 def expected_errors(words: Graph, reference: Sequence[int]) -> tuple[float, list[dict[int, float]]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from sigmel.decoding.fsa.arpa import NGramModel
+from sigmel.decoding.fsa.graph import EPSILON
 from sigmel.decoding.fsa.hypothesis import Hypothesis
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.openfst import composed, without_epsilons
@@ -45,32 +46,37 @@ def rescored_nbest(
     return sorted(again, key=lambda one: (-one.score, one.text))
 
 
-def rescored_lattice(
-    lattice: Lattice, model: NGramModel, beam: float, scale: float = 1.0, keep: float = 0.0
-) -> Lattice:
-    """A lattice with an n-gram model's scores instead of, or beside, those of the graph that was decoded with.
+class LatticeRescorer:
+    """Gives lattices an n-gram model's scores instead of, or beside, those of the graph that was decoded with.
 
     Args:
-        lattice: the paths of an utterance.
         model: the language model; it may back off where it need not, as in a graph.
-        beam: how much worse than the best a path of the result may be.
+        names: the words of the graph, see `Lexicon.words`.
         scale: what the language model's scores are multiplied with.
         keep: what the scores of the graph are multiplied with.
 
     Raises:
-        SigmelError: the model knows none of the sentences.
+        SigmelError: the model lacks words of the graph.
     """
-    names = lattice.source.lexicon.words
-    known = set(model.words)
-    numbers = {word: number for number, word in enumerate(names) if word in known}
-    backoff = len(names)
-    language = model.to_graph(numbers, backoff)
-    silent = np.where(language.label == backoff, 0, language.label).astype(np.int32)
-    language = replace(
-        language, label=silent, aux=silent, score=scale * language.score, final=np.float32(scale) * language.final
-    )
-    final = lattice.paths.final.copy()
-    final[np.isfinite(final)] *= np.float32(keep)
-    paths = replace(lattice.paths, score=np.float32(keep) * lattice.graph_score, final=final)
-    found = without_epsilons(composed(paths, language))
-    return Lattice.canonical(lattice.source, lattice.log_probs, found, beam, lattice.complete)
+
+    def __init__(self, model: NGramModel, names: Sequence[str], scale: float = 1.0, keep: float = 0.0) -> None:
+        known = set(model.words)
+        if missing := [name for name in names[1:] if name not in known]:
+            some = ", ".join(missing[:5])
+            raise SigmelError(f"the language model to rescore with lacks {len(missing)} words of the graph: {some}")
+        backoff = len(names)
+        language = model.to_graph({name: number for number, name in enumerate(names) if number}, backoff)
+        silent = np.where(language.label == backoff, EPSILON, language.label).astype(np.int32)
+        self._language = replace(language, label=silent, aux=silent).scaled(scale)
+        self._keep = keep
+
+    def __call__(self, lattice: Lattice, beam: float) -> Lattice:
+        """Rescore a lattice.
+
+        Args:
+            lattice: the paths of an utterance.
+            beam: how much worse than the best a path of the result may be.
+        """
+        paths = lattice.graph.scaled(self._keep)
+        found = without_epsilons(composed(paths, self._language))
+        return Lattice.canonical(lattice.source, lattice.log_probs, found, beam, lattice.complete)

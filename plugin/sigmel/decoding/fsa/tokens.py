@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sigmel.data.tokenizer import load_tokenizer
-from sigmel.decoding.fsa.lexicon import Lexicon, Spelling, spelled_lexicon
+from sigmel.decoding.fsa.lexicon import Lexicon, Spelling, read_lexicon, spelled_lexicon
 from sigmel.decoding.fsa.phrases import Phrases
 from sigmel.errors import SigmelError
 
@@ -35,6 +35,10 @@ class ModelTokens:
         """Words, spelled."""
         return spelled_lexicon(words, self.spell, self.separator)
 
+    def read_lexicon(self, path: Path) -> Lexicon:
+        """Words as a file spells them, see `read_lexicon`."""
+        return read_lexicon(path, self.names, None if self.separator is None else self.names[self.separator])
+
     def phrases(self, phrases: Phrases) -> Phrases:
         """Phrases of tokens instead of words; a token gains what a word did.
 
@@ -54,6 +58,23 @@ class ModelTokens:
     def themselves(self) -> Lexicon:
         """Every token but the blank as a word of its own."""
         return Lexicon({name: ((number,),) for number, name in enumerate(self.names) if number != self.blank})
+
+
+def spelling_by(names: Sequence[str], split: Callable[[str], Sequence[str]]) -> Callable[[str], Spelling | None]:
+    """Spell a word with the names of tokens into which it is split."""
+    numbers = {name: number for number, name in enumerate(names)}
+
+    def spell(word: str) -> Spelling | None:
+        parts = split(word)
+        return tuple(numbers[part] for part in parts) if all(part in numbers for part in parts) else None
+
+    return spell
+
+
+def characters(names: Sequence[str], blank: int) -> ModelTokens:
+    """Tokens that are characters; words are parted by that of `SEPARATORS` which is among them."""
+    spaces = [names.index(name) for name in SEPARATORS if name in names]
+    return ModelTokens(tuple(names), blank, spelling_by(names, list), spaces[0] if spaces else None)
 
 
 def read_tokens(path: Path, bpemodel: Path | None = None, blank: str | None = None) -> ModelTokens:
@@ -90,11 +111,8 @@ def read_tokens(path: Path, bpemodel: Path | None = None, blank: str | None = No
     if len(candidates) != 1:
         due = repr(blank) if blank else f"one of {', '.join(BLANKS)}"
         raise SigmelError(f"{path}: the blank is missing or not clear: {due} is due; --blank names it")
-    spaces = [] if bpemodel else [name for name in SEPARATORS if name in numbers]
-    speller = load_tokenizer(bpemodel) if bpemodel else None
-
-    def spell(word: str) -> Spelling | None:
-        spelled = speller.encode(word, out_type=str) if speller else list(word)
-        return tuple(numbers[name] for name in spelled) if all(name in numbers for name in spelled) else None
-
-    return ModelTokens(tuple(names), numbers[candidates[0]], spell, numbers[spaces[0]] if spaces else None)
+    if bpemodel:
+        encode = load_tokenizer(bpemodel).encode
+        spell = spelling_by(names, lambda word: encode(word, out_type=str))
+        return ModelTokens(tuple(names), numbers[candidates[0]], spell)
+    return characters(names, numbers[candidates[0]])

@@ -15,6 +15,10 @@ Blanks may stand anywhere between tokens. The standard one is that of CTC (Grave
 classification", ICML 2006), the others leave out what makes it large (Laptev, Majumdar and Ginsburg, "CTC variations
 through new WFST topologies", Interspeech 2022). Where each of V tokens may follow each, the standard one has V * V
 arcs, which is why its size is checked before it is made.
+
+Epsilons of the graph, such as those of a language model that backs off, stay epsilons. They are taken at the last
+moment, just before the next token or the end, so that for each path of the graph there is one way to read frames; the
+states behind them, one for each state (and, in the standard topology, each last token) that they lead to, come on top.
 """
 
 from __future__ import annotations
@@ -32,52 +36,79 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     """Compose a CTC topology with a graph.
 
     Args:
-        graph: reads tokens, one an arc and neither epsilon nor the blank.
+        graph: reads tokens, one an arc, never the blank; arcs that read nothing write nothing, and make no cycle.
         blank: the model's number of the blank; any.
         topology: one of `TOPOLOGIES`.
         max_arcs: how many arcs the result may have.
 
     Returns:
-        A graph that reads one label in every frame and has no epsilon; what it writes and its scores are ``graph``'s.
+        A graph that reads one label in every frame and has no epsilon if ``graph`` has none; what it writes and its
+        scores are ``graph``'s.
 
     Raises:
-        SigmelError: an unknown topology, an arc that reads epsilon or the blank, or too large a result.
+        SigmelError: an unknown topology, an arc that reads the blank, one that only writes, a cycle of epsilons, or
+            too large a result.
     """
     if topology not in TOPOLOGIES:
         raise SigmelError(f"topology {topology!r} is unknown; one of {', '.join(TOPOLOGIES)}")
-    if np.any(graph.label == EPSILON):
-        raise SigmelError(f"graph: {np.sum(graph.label == EPSILON)} arcs read nothing; remove epsilons first")
     if np.any(graph.label == blank + 1):
         raise SigmelError(f"graph: {np.sum(graph.label == blank + 1)} arcs read the blank, token {blank}")
-    states = np.arange(graph.num_states)
-    blanks = np.full(graph.num_states, blank + 1)
-    # Every part is (src, dst, label, arc), where arc is the arc of `graph` whose output and score it has, -1 for none.
-    waiting = (states, states, blanks, None)
-    if topology == "minimal":
-        return _assemble(graph, graph.final, [waiting, (graph.src, graph.dst, graph.label, np.arange(graph.num_arcs))])
+    graph.check_epsilons()
+    arcs = Graph.from_arcs(graph.src, graph.dst, graph.label, graph.aux, graph.score, graph.final)  # epsilons first
+    starts, states = arcs.arcs_of(), np.arange(arcs.num_states)
+    silent = np.bincount(arcs.src[arcs.label == EPSILON], minlength=arcs.num_states)
+    onward = np.diff(starts) - silent
+    spoken = arcs.label != EPSILON
+    width = int(arcs.label.max(initial=0)) + 1
+    entering = arcs.dst.astype(np.int64) * width + arcs.label  # a state, and the token on an arc to it
 
-    width = int(graph.label.max(initial=0)) + 1
-    pairs, entered = np.unique(graph.dst.astype(np.int64) * width + graph.label, return_inverse=True)
-    there, token = pairs // width, pairs % width  # what comes after a token, and the token
-    own = graph.num_states + np.arange(len(pairs))  # the states of "this token was in the last frame"
-    arcs = np.arange(graph.num_arcs)
-    begin = (graph.src, own[entered], graph.label, arcs)
-    stay = (own, own, token, None)
-    if topology == "compact":
-        _check_size(graph.num_states + 2 * graph.num_arcs + 2 * len(pairs), topology, max_arcs)
-        parts = [waiting, begin, (graph.src, graph.dst, graph.label, arcs), stay, (own, there, token, None)]
-        return _assemble(graph, np.concatenate([graph.final, np.full(len(pairs), -np.inf)]), parts)
+    # The nodes of the result: a state of the graph, and the token in the last frame where it may not be read again; 0
+    # is none. First those where a blank may be read, then those where the token may go on, then those behind epsilons.
+    pairs = np.unique(entering[spoken]) if topology != "minimal" else entering[:0]
+    waiting = states.astype(np.int64) * width
+    behind = _behind_epsilons(arcs, np.concatenate([waiting, pairs] if topology == "standard" else [waiting]), width)
+    own, last = len(states), len(states) + len(pairs)
+    nodes = np.concatenate([waiting, pairs, behind])
+    state, token = nodes // width, nodes % width
+    leaves = np.ones(len(nodes), bool)  # whether the next token or an epsilon may follow
+    leaves[own:last] = topology == "standard"
+    count, pauses = np.where(leaves, onward[state], 0), np.where(leaves, silent[state], 0)
+    doubled = 2 if topology == "compact" else 1
+    _check_size(len(states) + 2 * len(pairs) + doubled * int(count.sum()) + int(pauses.sum()), topology, max_arcs)
 
+    # Every part is (src, dst, label, arc), where arc is the arc of the graph whose output and score it has, if any.
+    src, arc = np.repeat(np.arange(len(nodes)), count), ranges(starts[state] + silent[state], count)
+    other = arcs.label[arc] != token[src]
+    src, arc = src[other], arc[other]
+    quiet, epsilon = np.repeat(np.arange(len(nodes)), pauses), ranges(starts[state], pauses)
+    reached = np.searchsorted(behind, arcs.dst[epsilon].astype(np.int64) * width + token[quiet])
+    stay = np.arange(own, last)
+    parts = [
+        (states, states, np.full(len(states), blank + 1), None),
+        (quiet, last + reached, 0 * quiet, epsilon),
+        (stay, stay, token[stay], None),
+    ]
+    if topology != "standard":  # the token may be over after its first frame
+        parts.append((src, arcs.dst[arc], arcs.label[arc], arc))
+    if topology != "minimal":
+        parts.append((src, own + np.searchsorted(pairs, entering[arc]), arcs.label[arc], arc))
+        over = np.full(len(stay), blank + 1) if topology == "standard" else token[stay]
+        parts.append((stay, state[stay], over, None))
+    return _assemble(arcs, np.where(leaves, arcs.final[state], -np.inf), parts)
+
+
+def _behind_epsilons(graph: Graph, nodes: np.ndarray, width: int) -> np.ndarray:
+    """The nodes that epsilons lead to from some, in ascending order; a node is state * width + token."""
     starts = graph.arcs_of()
-    onward = np.diff(starts)[there]
-    _check_size(graph.num_states + graph.num_arcs + 2 * len(pairs) + int(onward.sum()), topology, max_arcs)
-    pair = np.repeat(np.arange(len(pairs)), onward)
-    arc = ranges(starts[there], onward)
-    other = graph.label[arc] != token[pair]
-    pair, arc = pair[other], arc[other]
-    follow = (own[pair], own[entered[arc]], graph.label[arc], arc)
-    pause = (own, there, np.full(len(pairs), blank + 1), None)
-    return _assemble(graph, np.concatenate([graph.final, graph.final[there]]), [waiting, begin, stay, pause, follow])
+    silent = np.bincount(graph.src[graph.label == EPSILON], minlength=graph.num_states)
+    found = nodes[:0]
+    while len(nodes):
+        state = nodes // width
+        arc = ranges(starts[state], silent[state])
+        there = graph.dst[arc].astype(np.int64) * width + np.repeat(nodes % width, silent[state])
+        nodes = np.setdiff1d(there, found)
+        found = np.union1d(found, nodes)
+    return found
 
 
 def _assemble(graph: Graph, final: np.ndarray, parts: list[tuple]) -> Graph:

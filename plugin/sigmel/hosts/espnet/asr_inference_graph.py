@@ -7,16 +7,14 @@ the CTC branch of a model is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.bin import asr_inference
 from espnet2.bin.asr_inference import Hypothesis  # where it comes from is not the same in all versions
 
-from sigmel.decoding.fsa.decoder import BACKENDS, GraphDecoder
-from sigmel.decoding.fsa.lattice import Lattice
-from sigmel.decoding.fsa.search import Search
+from sigmel.decoding.fsa.decoder import GraphDecoder
+from sigmel.decoding.fsa.options import OPTIONS, add_decoding_options, decoding_options
 from sigmel.errors import SigmelError
 
 Result = tuple[str, list[str], list[int], Hypothesis]
@@ -44,8 +42,7 @@ def by_graph(decoder: GraphDecoder) -> type[asr_inference.Speech2Text]:
             if self.nbest == 1:
                 found = decoder.decode(log_probs, lengths)
             else:
-                (lattice,) = decoder.lattices(log_probs, lengths)
-                found = lattice.nbest(self.nbest) if isinstance(lattice, Lattice) else [lattice]
+                (found,) = decoder.nbest(log_probs, lengths, self.nbest)
             results = []
             for path in found:
                 names = [token.name for token in path.tokens]
@@ -60,19 +57,14 @@ def by_graph(decoder: GraphDecoder) -> type[asr_inference.Speech2Text]:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Decode from the command line."""
     parser = asr_inference.get_parser()
-    group = parser.add_argument_group("The graph")
-    group.add_argument("--graph", type=Path, required=True, help="what `sigmel graph build` has made")
-    group.add_argument("--backend", choices=BACKENDS, default="auto", help="what decodes")
-    group.add_argument("--beam", type=float, default=Search.beam, help="how widely to search")
-    group.add_argument("--lattice_beam", type=float, default=Search.lattice_beam, help="the same for --nbest")
-    options = vars(parser.parse_args(cmd))
-    options.pop("config", None)
-    search = Search(beam=options.pop("beam"), lattice_beam=options.pop("lattice_beam"))
-    decoder = GraphDecoder(options.pop("graph"), options.pop("backend"), search)
+    add_decoding_options(parser.add_argument_group("The graph"), required=True)
+    arguments = parser.parse_args(cmd)
+    decoder = GraphDecoder(arguments.graph, **decoding_options(arguments))
+    theirs = {name: value for name, value in vars(arguments).items() if name not in ("config", *OPTIONS)}
     plain = asr_inference.Speech2Text
     asr_inference.Speech2Text = by_graph(decoder)  # the name by which ESPnet's program builds its recogniser
     try:
-        asr_inference.inference(**options)
+        asr_inference.inference(**theirs)
     finally:
         asr_inference.Speech2Text = plain
 

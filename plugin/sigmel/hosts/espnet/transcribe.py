@@ -3,7 +3,8 @@
 ``python -m sigmel.hosts.espnet.transcribe --model model.zip --output DIR test.jsonl other.jsonl`` writes, for each
 manifest, its rows with ``pred_text`` (``<name>.jsonl``), those without usable audio (``<name>.skipped.jsonl``;
 transcribed as nothing, so that they count as deletions), the time it took (``<name>.timing.json``) and, with
-``--routing-stats``, where the router sent the frames (``<name>.routing.json``). The search is ESPnet's own.
+``--routing-stats``, where the router sent the frames (``<name>.routing.json``). The search is ESPnet's own, or, with
+``--graph``, of the CTC branch as a graph allows.
 """
 
 from __future__ import annotations
@@ -28,21 +29,25 @@ from sigmel.analysis.routing import WATCHED, watch_routing
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import parse_sample_rate, read_audio
 from sigmel.data.manifest import read_rows
+from sigmel.decoding.fsa.decoder import GraphDecoder
+from sigmel.decoding.fsa.options import add_decoding_options, decoding_options
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts import espnet_registration
+from sigmel.hosts.espnet.asr_inference_graph import by_graph
 
 espnet_registration.register()
 
 Row = dict[str, Any]
 
 
-def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
+def load_model(archive: Path, folder: Path, beam_size: int, kind: type[Speech2Text] = Speech2Text) -> Speech2Text:
     """Build ESPnet's recogniser, whose search weighs CTC and decoder as its training did.
 
     Args:
         archive: what ESPnet packed, or a ``.pth`` with its ``config.yaml`` beside it.
         folder: where an archive is unpacked.
         beam_size: hypotheses kept.
+        kind: ESPnet's recogniser, or one like it.
 
     Raises:
         SigmelError: there is no such file, or it is no archive of an ESPnet recogniser.
@@ -58,7 +63,7 @@ def load_model(archive: Path, folder: Path, beam_size: int) -> Speech2Text:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with open(files["asr_train_config"], encoding="utf-8") as config:
         ctc_weight = yaml.safe_load(config)["model_conf"]["ctc_weight"]
-    return Speech2Text(**files, device=device, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=0.0, penalty=0.0)
+    return kind(**files, device=device, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=0.0, penalty=0.0)
 
 
 def transcribe(model: Speech2Text, rows: list[Row]) -> tuple[list[Row], list[Row], float, float]:
@@ -124,9 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts; must not exist yet")
     parser.add_argument("--beam-size", type=int, default=5, help="hypotheses kept (default: %(default)s)")
     parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
+    add_decoding_options(parser)
     args = parser.parse_args(argv)
+    kind = by_graph(GraphDecoder(args.graph, **decoding_options(args))) if args.graph else Speech2Text
     with tempfile.TemporaryDirectory() as unpacked, atomic_dir(args.output) as folder:
-        model = load_model(args.model, Path(unpacked), args.beam_size)
+        model = load_model(args.model, Path(unpacked), args.beam_size, kind)
         for manifest in args.manifests:
             rows = read_rows(manifest)
             print(write_decoded(folder, manifest.stem, *transcribe(model, rows), batch_size=1))

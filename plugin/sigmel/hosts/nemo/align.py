@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
+from nemo.collections.asr.models import EncDecCTCModel
 from nemo.utils import logging
 from tqdm import tqdm
 
@@ -22,7 +22,6 @@ from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_rows
 from sigmel.decoding.fsa.alignment import align, confidence, ctm_lines, write_textgrid
 from sigmel.decoding.fsa.hypothesis import Hypothesis
-from sigmel.decoding.fsa.lexicon import Spelling, read_lexicon, spelled_lexicon
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.graph import tokens_of
 from sigmel.hosts.nemo.restore import load_model
@@ -43,19 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
     rows = read_rows(arguments.manifest)
     model = load_model(arguments.model, EncDecCTCModel)
     tokens = tokens_of(model)
-    lexicon = read_lexicon(arguments.lexicon, tokens) if arguments.lexicon else None
+    lexicon = tokens.read_lexicon(arguments.lexicon) if arguments.lexicon else None
     seconds = float(model.cfg.preprocessor.window_stride) * model.encoder.subsampling_factor
     words: list[str] = []
     pieces: list[str] = []
     skipped: list[Row] = []
     with atomic_dir(arguments.output) as folder:
-        for row, log_probs in tqdm(_log_probs(model, rows), total=len(rows), desc="align", unit="utt"):
+        for row, log_probs in tqdm(log_probs_of(model, rows), total=len(rows), desc="align", unit="utt"):
             name, text = str(row["id"]), row["text"].split()
             try:
                 if isinstance(log_probs, str):
                     raise SigmelError(log_probs)
-                spelled = lexicon or spelled_lexicon(text, lambda word: _spell(model, word), _separator(model))
-                found = align(log_probs.numpy(), text, tokens, len(tokens) - 1, spelled)
+                found = align(log_probs.numpy(), text, tokens.names, tokens.blank, lexicon or tokens.lexicon(text))
                 if not found.complete:
                     raise SigmelError(f"{len(log_probs)} frames are too few for the text: {found.reason}")
             except SigmelError as error:
@@ -76,7 +74,7 @@ def _write_textgrid(path: Path, found: Hypothesis, seconds: float) -> None:
     write_textgrid(path, {"words": found.words, "tokens": found.tokens}, seconds, len(found.alignment))
 
 
-def _log_probs(model: EncDecCTCModel, rows: list[Row]) -> Iterator[tuple[Row, torch.Tensor | str]]:
+def log_probs_of(model: EncDecCTCModel, rows: list[Row]) -> Iterator[tuple[Row, torch.Tensor | str]]:
     """Each row with its (T, V) log-probabilities, or why its audio cannot be used."""
     rate = int(model.preprocessor._sample_rate)
     for row in rows:
@@ -90,19 +88,3 @@ def _log_probs(model: EncDecCTCModel, rows: list[Row]) -> Iterator[tuple[Row, to
                 input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]], device=model.device)
             )
         yield row, found[0, : int(length)].float().cpu()
-
-
-def _spell(model: EncDecCTCModel, word: str) -> Spelling | None:
-    if isinstance(model, EncDecCTCModelBPE):
-        pieces = model.tokenizer.text_to_ids(word)
-        unknown = getattr(model.tokenizer, "unk_id", None)
-        return None if unknown in pieces else tuple(pieces)
-    characters = list(model.decoder.vocabulary)
-    return tuple(map(characters.index, word)) if set(word) <= set(characters) else None
-
-
-def _separator(model: EncDecCTCModel) -> int | None:
-    """The space of a model of characters."""
-    if isinstance(model, EncDecCTCModelBPE) or " " not in model.decoder.vocabulary:
-        return None
-    return list(model.decoder.vocabulary).index(" ")

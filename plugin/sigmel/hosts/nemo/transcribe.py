@@ -27,8 +27,7 @@ from sigmel.analysis.routing import WATCHED, watch_routing
 from sigmel.data.atomic import atomic_dir
 from sigmel.data.audio import read_audio
 from sigmel.data.manifest import read_rows
-from sigmel.decoding.fsa.decoder import BACKENDS
-from sigmel.decoding.fsa.search import Search
+from sigmel.decoding.fsa.options import add_decoding_options, decoding_options
 from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts.nemo.graph import use_graph
 from sigmel.hosts.nemo.lm import DMelLMModel
@@ -123,10 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="the .nemo file")
     parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts; must not exist yet")
     parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
-    parser.add_argument("--graph", type=Path, help="decode with this graph, see `sigmel graph build`")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="of graphs (default: %(default)s)")
-    parser.add_argument("--beam", type=float, default=Search.beam, help="of graphs (default: %(default)s)")
     parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
+    add_decoding_options(parser)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise SigmelError(f"--batch-size: {args.batch_size} must be at least 1")
@@ -134,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.setLevel(logging.ERROR)
     model = load_model(args.model, ModelPT)
     if args.graph:
-        use_graph(model, args.graph, args.backend, Search(beam=args.beam))
+        use_graph(model, args.graph, **decoding_options(args))
     transcribe(model, next(iter(manifests.values()))[: args.batch_size], args.batch_size)  # warm up
     with atomic_dir(args.output) as folder:
         for path, rows in manifests.items():
