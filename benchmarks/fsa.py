@@ -18,20 +18,21 @@ from sigmel.decoding.fsa.lexicon import Lexicon
 from sigmel.decoding.fsa.ngram_training import train_ngrams
 from sigmel.decoding.fsa.search import Search
 
-TOKENS, WORDS, SENTENCES = 500, 300, 1500
+TOKENS = 500
+SMALL, LARGE = (300, 1500), (1000, 6000)  # words, and sentences
 FRAMES, SECONDS = 1000, 0.04
 BATCH = 4
 FASTEST, QUICKEST = 0.01, 1.0  # what is asked for: of real time, and seconds
 
 
-def corpus(random: np.random.Generator) -> tuple[Lexicon, list[list[str]]]:
+def corpus(random: np.random.Generator, words: int, sentences: int) -> tuple[Lexicon, list[list[str]]]:
     """Words of two to four tokens, and sentences in which some words are far more frequent than others."""
     spellings = {
-        tuple((1 + random.integers(0, TOKENS - 1, random.integers(2, 5))).tolist()): None for _ in range(WORDS)
+        tuple((1 + random.integers(0, TOKENS - 1, random.integers(2, 5))).tolist()): None for _ in range(words)
     }
     lexicon = Lexicon({f"w{number}": (spelling,) for number, spelling in enumerate(spellings)})
     share = 1 / np.arange(1, len(spellings) + 1)
-    numbers = [random.choice(len(spellings), 8, p=share / share.sum()) for _ in range(SENTENCES)]
+    numbers = [random.choice(len(spellings), 8, p=share / share.sum()) for _ in range(sentences)]
     return lexicon, [[f"w{number}" for number in sentence] for sentence in numbers]
 
 
@@ -69,12 +70,34 @@ def against_limit(case: str, metric: str, ours: float, limit: float) -> Row:
     return Row(case, metric, round(ours, 4), "asked for", limit, round(limit / ours, 3))
 
 
+def large(random: np.random.Generator, tokens: tuple[str, ...], search: Search, repeats: int) -> list[Row]:
+    """A larger bigram, whose epsilons are kept or removed: what both read, how large it is, and how fast."""
+    lexicon, sentences = corpus(random, *LARGE)
+    model = train_ngrams(sentences, 2)
+    log_probs, said = frames(random, lexicon, sentences)
+    lengths = torch.full((BATCH,), FRAMES)
+    kept, removed = (
+        GraphDecoder(build(tokens, 0, lexicon, model, keep_epsilons=keep), "kaldi", search) for keep in (True, False)
+    )
+    rates = [error_rate([path.text for path in one.decode(log_probs, lengths)], said) for one in (kept, removed)]
+    case, peer = f"bigram of {LARGE[0]} words, epsilons kept", "removed"
+    sizes = [one.graph.graph.num_arcs / 1000 for one in (kept, removed)]
+    times = compare(
+        case, lambda: kept.decode(log_probs, lengths), peer, lambda: removed.decode(log_probs, lengths), repeats
+    )
+    return [
+        Row(case, "% WER", round(rates[0], 2), peer, round(rates[1], 2), round(rates[1] / rates[0], 3)),
+        Row(case, "thousand arcs of HLG", round(sizes[0]), peer, round(sizes[1]), round(sizes[1] / sizes[0], 3)),
+        times,
+    ]
+
+
 def main() -> None:
     """Run all."""
     args = options(__doc__)
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
-    lexicon, sentences = corpus(random)
+    lexicon, sentences = corpus(random, *SMALL)
     model = train_ngrams(sentences, 2)
     log_probs, said = frames(random, lexicon, sentences)
     lengths = torch.full((BATCH,), FRAMES)
@@ -100,6 +123,7 @@ def main() -> None:
     rows = [against_limit("1-best, beam 15", "of real time, one core", took / real, FASTEST)]
     took = compare("HLG", built, "nothing", nothing, repeats).ours
     rows.append(against_limit(f"HLG of {lg.num_arcs:,} arcs of LG, from the bigram", "s", took / 1000, QUICKEST))
+    rows += large(random, tokens, decoder.search, repeats)
     if not k2.problem():
         theirs = GraphDecoder(graph, "k2", decoder.search)
         case = "lattice, beams 15 and 6"

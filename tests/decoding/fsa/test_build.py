@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.decoding.fsa.arpa import NGramModel
-from sigmel.decoding.fsa.build import AnyWords, DecodingGraph, build, build_lg
+from sigmel.decoding.fsa.build import DecodingGraph, build, build_lg
 from sigmel.decoding.fsa.grammar import parse_grammar
 from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.language import AnyWords, ClassModel
 from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.phrases import ClassModel, Phrase, Phrases
+from sigmel.decoding.fsa.phrases import Phrase, Phrases
 from sigmel.errors import SigmelError
 
 TOKENS = ("a", "b", "c", "<blk>")

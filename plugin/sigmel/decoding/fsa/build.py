@@ -11,43 +11,19 @@ Miao, Gowayyed and Metze, "EESEN: End-to-end speech recognition using deep RNN m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from sigmel.decoding.fsa.graph import ARRAYS, EPSILON, Graph, ranges, read_arrays, write_arrays
+from sigmel.decoding.fsa.language import AnyWords, Language
 from sigmel.decoding.fsa.lexicon import Lexicon
 from sigmel.decoding.fsa.openfst import composed, determinized, without_epsilons
 from sigmel.decoding.fsa.phrases import Phrases
 from sigmel.decoding.fsa.topology import MAX_ARCS, TOPOLOGIES, expand
 from sigmel.errors import SigmelError
-
-
-class Language(Protocol):
-    """What says which words follow each other: an `NGramModel`, a `Grammar`, `AnyWords`."""
-
-    @property
-    def words(self) -> list[str]:
-        """The words it knows."""
-
-    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G, without epsilons; where it backs off, it reads ``backoff``; what is beyond is silent too."""
-
-
-@dataclass(frozen=True)
-class AnyWords:
-    """Every sequence of some words, all equally good."""
-
-    words: list[str]
-
-    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """One state, with an arc a word."""
-        label = [numbers[word] for word in self.words]
-        zeros = np.zeros(len(label))
-        return Graph.from_arcs(zeros, zeros, label, label, zeros, [0.0])
 
 
 @dataclass(frozen=True, eq=False)

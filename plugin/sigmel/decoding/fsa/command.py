@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sigmel.data.atomic import atomic_path
 from sigmel.decoding.fsa.arpa import read_arpa
-from sigmel.decoding.fsa.build import AnyWords, DecodingGraph, Language, build
+from sigmel.decoding.fsa.build import DecodingGraph, build
 from sigmel.decoding.fsa.grammar import read_grammar
+from sigmel.decoding.fsa.language import AnyWords, ClassModel, Language
 from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.phrases import BOOST, ClassModel, Phrases, read_phrases
+from sigmel.decoding.fsa.phrases import BOOST, Phrases, read_phrases
 from sigmel.decoding.fsa.tokens import BLANKS, ModelTokens, read_tokens
 from sigmel.decoding.fsa.topology import MAX_ARCS, TOPOLOGIES
 from sigmel.errors import SigmelError

@@ -76,6 +76,19 @@ class Graph:
         final = np.append(np.full(len(states), -np.inf), 0.0)
         return cls.from_arcs(states, states + 1, label, aux, 0.0 * states, final)
 
+    def with_arcs(
+        self,
+        src: ArrayLike,
+        dst: ArrayLike,
+        label: ArrayLike,
+        aux: ArrayLike,
+        score: ArrayLike,
+        final: ArrayLike = (),
+    ) -> Graph:
+        """The graph with further arcs, and with as many further states as there are scores of ending in them."""
+        columns = zip(ARRAYS, (src, dst, label, aux, score, final), strict=True)
+        return Graph.from_arcs(*(np.concatenate([getattr(self, name), np.asarray(more)]) for name, more in columns))
+
     @property
     def num_states(self) -> int:
         """S."""

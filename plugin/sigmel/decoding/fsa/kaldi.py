@@ -6,6 +6,7 @@ Povey et al., "Generating exact lattices in the WFST framework" (ICASSP 2012).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,16 +161,9 @@ def _with_end(graph: Graph, num_tokens: int) -> Graph:
     may end anywhere.
     """
     ends = np.flatnonzero(np.isfinite(graph.final))
-    last = np.full(len(ends), graph.num_states)
-    label = np.full(len(ends), num_tokens + 1)
-    return Graph.from_arcs(
-        np.concatenate([graph.src, ends]),
-        np.concatenate([graph.dst, last]),
-        np.concatenate([graph.label, label]),
-        np.concatenate([graph.aux, 0 * ends]),
-        np.concatenate([graph.score, graph.final[ends]]),
-        np.zeros(graph.num_states + 1),
-    )
+    last, label = np.full(len(ends), graph.num_states), np.full(len(ends), num_tokens + 1)
+    anywhere = replace(graph, final=np.zeros_like(graph.final))
+    return anywhere.with_arcs(ends, last, label, 0 * ends, graph.final[ends], [0.0])
 
 
 def _costs(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,16 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigmel.decoding.fsa.grammar import Node
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.errors import SigmelError
-
-if TYPE_CHECKING:
-    from sigmel.decoding.fsa.build import Language
 
 BOOST = 2.0  # of a word
 
@@ -57,7 +53,7 @@ class Phrases:
         found = {}
         for name, phrases in self.classes.items():
             parts = [Node("sequence", parts=tuple(Node("word", word) for word in one.words)) for one in phrases]
-            found[name] = Node("choice", parts=tuple(parts), scores=tuple(_shares(phrases)))
+            found[name] = Node("choice", parts=tuple(parts), scores=tuple(shares(phrases)))
         return found
 
     def bias(self, numbers: Mapping[str, int], silent: Sequence[int]) -> Graph:
@@ -82,82 +78,12 @@ class Phrases:
         final = [0.0] + [-math.inf] * (states - 1)
         biased = determinized(Graph.from_arcs(src, dst, label, label, score, final))
         loops = np.repeat(np.arange(biased.num_states), len(silent))
-        labels = np.concatenate([biased.label, np.tile(silent, biased.num_states)])
-        return Graph.from_arcs(
-            np.concatenate([biased.src, loops]),
-            np.concatenate([biased.dst, loops]),
-            labels,
-            labels,
-            np.concatenate([biased.score, np.zeros(len(loops))]),
-            biased.final,
-        )
+        labels = np.tile(silent, biased.num_states)
+        return biased.with_arcs(loops, loops, labels, labels, np.zeros(len(loops)))
 
 
-@dataclass(frozen=True)
-class ClassModel:
-    """A language model, some of whose words are classes of phrases: ``<name>``.
-
-    Brown et al., "Class-based n-gram models of natural language" (Computational Linguistics, 1992); the members of a
-    class are equally likely, but for their boosts.
-
-    Attributes:
-        model: the language model, in which classes are words.
-        classes: see `Phrases`.
-    """
-
-    model: Language
-    classes: Mapping[str, tuple[Phrase, ...]]
-
-    def __post_init__(self) -> None:
-        if unused := [f"<{name}>" for name in self.classes if f"<{name}>" not in self.model.words]:
-            raise SigmelError(f"the language model does not use the class {unused[0]}")
-
-    @property
-    def words(self) -> list[str]:
-        """The words it knows, those of the classes among them."""
-        plain = [word for word in self.model.words if word[1:-1] not in self.classes or word != f"<{word[1:-1]}>"]
-        return list(dict.fromkeys([*plain, *Phrases((), self.classes).words]))
-
-    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G, in which arcs read where a class begins and ends.
-
-        Without these marks, phrases that are sentences of the model, too, would keep G from becoming deterministic.
-
-        Args:
-            numbers: the number of each word.
-            backoff: the number for backing off. The ends of classes have the next one, their beginnings further ones.
-        """
-        end = backoff + 1
-        begins = {name: end + at for at, name in enumerate(self.classes, 1)}
-        g = self.model.to_graph({**numbers, **{f"<{name}>": begin for name, begin in begins.items()}}, backoff)
-        states = g.num_states
-        arcs: list[tuple[int, int, int, float]] = []
-        entry = g.dst.copy()  # where each arc of a class leads to instead: to its phrases
-        for name, begin in begins.items():
-            for dst in np.unique(g.dst[g.label == begin]).tolist():
-                first, last, states = states, states + 1, states + 2
-                entry[(g.label == begin) & (g.dst == dst)] = first
-                arcs.append((last, dst, end, 0.0))
-                for phrase, score in zip(self.classes[name], _shares(self.classes[name]), strict=True):
-                    inner = range(states, states + len(phrase.words) - 1)
-                    states += len(inner)
-                    said = [numbers[word] for word in phrase.words]
-                    scores = [score] + [0.0] * len(inner)
-                    arcs += zip([first, *inner], [*inner, last], said, scores, strict=True)
-        src, to, label, score = (np.array(column) for column in zip(*arcs, strict=True))
-        labels = np.concatenate([g.label, label])
-        return Graph.from_arcs(
-            np.concatenate([g.src, src]),
-            np.concatenate([entry, to]),
-            labels,
-            labels,
-            np.concatenate([g.score, score]),
-            np.concatenate([g.final, np.full(states - g.num_states, -np.inf)]),
-        )
-
-
-def _shares(phrases: Sequence[Phrase]) -> list[float]:
-    """The score of each of a class."""
+def shares(phrases: Sequence[Phrase]) -> list[float]:
+    """The score of each of a class: equal, but for their boosts."""
     return [one.boost * len(one.words) - math.log(len(phrases)) for one in phrases]
 
 
