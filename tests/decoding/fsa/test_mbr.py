@@ -12,7 +12,7 @@ from sigmel.decoding.fsa import Lattice, Search, build
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.kaldi import KaldiDecoder
 from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.mbr import expected_errors, oracle, sausage
+from sigmel.decoding.fsa.mbr import confidences, expected_errors, oracle, sausage
 from sigmel.decoding.fsa.word_search import Found, tree
 
 BUILT = build(("<blk>", "a", "b"), 0, Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)}))
@@ -67,6 +67,9 @@ def test_fewer_errors_are_better_than_one_good_guess():
     assert [slot.word for slot in said if slot.word] == ["b", "b"]
     assert [slot.confidence for slot in said if slot.word] == pytest.approx([0.6, 0.7], abs=1e-3)
     assert said[0].others == pytest.approx({"b": 0.6, "a": 0.4}, abs=1e-3)
+    assert confidences(lattice, lattice.best()) == pytest.approx([0.4, 0.7], abs=1e-3)
+    assert confidences(lattice_of({(1, 2): 1.0}), lattice.best()) == pytest.approx([1.0, 1.0])
+    assert confidences(lattice_of({(2, 2): 1.0}), lattice.best()) == pytest.approx([0.0, 1.0])
 
 
 @given(seed=st.integers(0, 10**6))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.openfst import from_lattice, to_openfst, without_epsilons
 from sigmel.decoding.fsa.search import NO_FRAME, Search, check_frames, check_utterance
 from sigmel.errors import SigmelError
+
+if TYPE_CHECKING:
+    import kaldifst
 
 # Kaldi adds costs in float32 and takes no infinite one: what is this unlikely is in no path.
 FLOOR = -1e4
@@ -34,8 +39,16 @@ class KaldiDecoder:
     def __init__(self, graph: DecodingGraph, search: Search | None = None) -> None:
         self.graph = graph
         self.search = search or Search()
-        self._fst = to_openfst(graph.graph)
-        self._with_end = to_openfst(_with_end(graph.graph, len(graph.tokens)))
+
+    @cached_property
+    def _fst(self) -> kaldifst.StdConstFst:
+        """What lattices are made with."""
+        return to_openfst(self.graph.graph)
+
+    @cached_property
+    def _with_end(self) -> kaldifst.StdConstFst:
+        """What the best path is found with."""
+        return to_openfst(_with_end(self.graph.graph, len(self.graph.tokens)))
 
     def best(self, log_probs: NDArray[np.float32]) -> Hypothesis:
         """The best path of an utterance.

@@ -20,6 +20,8 @@ from sigmel.errors import SigmelError
 if TYPE_CHECKING:
     import kaldifst
 
+MOST_STATES = 2_000_000  # that a small graph may have when it is made deterministic
+
 _MAGIC = 2125659606
 _VERSION = 2
 _EXPANDED = 1  # the one property that is true of every file
@@ -121,17 +123,17 @@ def composed(first: Graph, second: Graph) -> Graph:
     return from_openfst(kaldifst.compose(left, right))
 
 
-def determinized(graph: Graph, max_states: int = 2_000_000) -> Graph:
+def determinized(graph: Graph) -> Graph:
     """An equal graph without epsilons in which no two arcs of a state read the same, as small as that allows.
 
     Scores are rounded to 1/1024.
 
     Raises:
-        SigmelError: it grows beyond ``max_states``, as it does for ever where what is read can be weighed in
-            infinitely many ways.
+        SigmelError: it grows and grows, as it does where what is read can be weighed in infinitely many ways.
     """
     import kaldifst
 
+    max_states = max(MOST_STATES, 4 * graph.num_states)
     fst = kaldifst.StdVectorFst(to_openfst(graph))
     if kaldifst.determinize_star(fst, max_states=max_states):
         raise SigmelError(
