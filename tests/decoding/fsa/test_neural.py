@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
         path
     )
     torch.manual_seed(0)
-    config = transformers.GPT2Config(len(WORDS), n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=8, n_layer=1, n_head=2)
     config.initializer_range = 1.0
     transformers.GPT2LMHeadModel(config).save_pretrained(path)
     return path

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lightning.pytorch import Trainer
 from nemo.collections.asr import models
 from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
@@ -117,8 +118,13 @@ def model_config(corpus):
 
 @pytest.fixture(scope="session")
 def build_model(model_config):
-    """Function of a kind: a stock model with random weights."""
-    return lambda kind: CLASSES[kind](cfg=model_config(kind)).eval()
+    """Function of a kind: a stock model with random weights, always the same."""
+
+    def make(kind: str):
+        torch.manual_seed(0)
+        return CLASSES[kind](cfg=model_config(kind)).eval()
+
+    return make
 
 
 @pytest.fixture(scope="session")

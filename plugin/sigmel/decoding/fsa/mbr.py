@@ -73,7 +73,7 @@ def confidences(lattice: Lattice, hypothesis: Hypothesis, scale: float = 1.0, n:
     names = lattice.source.lexicon.words
     said = [names.index(word.name) for word in hypothesis.words]
     _, slots = expected_errors(tree(list(islice(lattice.scaled(scale).sequences(), n))), said)
-    return [slot.get(word, 0.0) for word, slot in zip(said, slots, strict=True)]
+    return [min(1.0, float(slot.get(word, 0.0))) for word, slot in zip(said, slots, strict=True)]  # sums are rounded
 
 
 def expected_errors(words: Graph, reference: Sequence[int]) -> tuple[float, list[dict[int, float]]]:

@@ -30,11 +30,12 @@ class CausalLM:
             raise SigmelError("a neural language model needs transformers: pip install transformers") from error
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(name))
-            self._model = AutoModelForCausalLM.from_pretrained(str(name)).to(device).eval()
+            self._model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(str(name)).eval()
         except (OSError, ValueError) as error:
             raise SigmelError(f"{name}: no causal language model ({error})") from error
         if self._tokenizer.eos_token_id is None:
             raise SigmelError(f"{name}: its tokenizer has no token that ends a text")
+        self._model.to(device)
         self._device, self._batch_size = device, batch_size
 
     @torch.no_grad()

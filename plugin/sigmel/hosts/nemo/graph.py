@@ -94,14 +94,13 @@ class _FollowsGraph:
 
     def compute_confidence(self, hypotheses_list: list[rnnt_utils.Hypothesis]) -> list[rnnt_utils.Hypothesis]:
         """See NeMo; the words know theirs already."""
-        for one in hypotheses_list:
-            one.text = one.text[:2]  # what computing timestamps expects
         return hypotheses_list
 
     def compute_ctc_timestamps(
         self, hypothesis: rnnt_utils.Hypothesis, timestamp_type: str = "all"
     ) -> rnnt_utils.Hypothesis:
         """See NeMo."""
+        hypothesis.text = hypothesis.text[:2]  # NeMo forgets to take the third away where there are n best
         found = super().compute_ctc_timestamps(hypothesis, timestamp_type)  # type: ignore[misc]
         self._write(found)
         if timestamp_type in ("word", "all") and not self.decoding.decoder.graph.writes_tokens:
@@ -234,15 +233,14 @@ def use_graph(
         raise SigmelError(f"nbest: {nbest} must be at least 1")
     options = None
     if graph is not None:
-        files = {"graph": str(graph), "rescore": rescore and str(rescore), "rescore_scale": rescore_scale}
-        options = {**files, "backend": backend, **asdict(search or Search())}
-        decoder = GraphDecoder(Path(graph), backend, search, rescore and Path(rescore), rescore_scale)
-        decoder.graph.check_tokens(tokens_of(model).names)
-        options["nbest"] = nbest
+        lm = None if rescore is None else Path(rescore)
+        GraphDecoder(Path(graph), backend, search, lm, rescore_scale).graph.check_tokens(tokens_of(model).names)
+        files = {"graph": str(graph), "rescore": lm and str(lm), "rescore_scale": rescore_scale}
+        options = {**files, "backend": backend, **asdict(search or Search()), "nbest": nbest}
     if not isinstance(model, _GraphModel):
         model.__class__ = FOLLOWING[kind]
     for file in ("graph", "rescore"):  # those of an earlier call
-        (model.artifacts or {}).pop(f"graph_decoding.{file}", None)
+        (getattr(model, "artifacts", None) or {}).pop(f"graph_decoding.{file}", None)
     with open_dict(model.cfg):
         model.cfg.target = f"{type(model).__module__}.{type(model).__name__}"
         model.cfg.graph_decoding = options
