@@ -212,16 +212,19 @@ def test_a_transducer_that_says_nothing():
     assert torch.equal(log_probs.grad[0, :, 0], -torch.eye(5)[:1].expand(3, 5))
 
 
+def test_epsilons_are_passed():
+    graph = Graph.from_arcs([0, 1, 2], [1, 2, 3], [2, 0, 3], [0, 0, 0], [0.0, -0.5, 0.25], [-np.inf] * 3 + [0.0])
+    log_probs = torch.randn(2, 2, 3).log_softmax(-1)
+    found = total_score(log_probs, torch.tensor([2, 2]), [graph, graph])
+    assert found.tolist() == pytest.approx((log_probs[:, 0, 1] + log_probs[:, 1, 2] - 0.25).tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda x: total_score(x, torch.tensor([3]), []), "there is no graph"),
         (lambda x: total_score(x, torch.tensor([3, 3]), [random_graph(0)]), "and B graphs"),
         (lambda x: total_score(x[..., :1], torch.tensor([3]), [random_graph(0)]), "reads token 1; the model has 1"),
-        (
-            lambda x: total_score(x, torch.tensor([3]), [Graph.from_arcs([0], [0], [0], [0], [0.0], [0.0])]),
-            "graph 0: 1 arcs read nothing",
-        ),
         (lambda x: ctc_loss(x, *[torch.tensor(y) for y in ([[1]], [3], [1])], reduction="all"), "'all' is unknown"),
         (lambda x: transducer_loss(x[:, :, None], torch.ones(1, 2), torch.tensor([3]), torch.tensor([0])), "are not"),
         (lambda x: transducer_loss(x[:, :, None], torch.ones(1, 0), torch.tensor([0]), torch.tensor([0])), "lengths"),

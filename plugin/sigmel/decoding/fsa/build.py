@@ -1,7 +1,6 @@
 """From tokens, spellings and a language model to one graph that reads the frames of a CTC model and writes words.
 
-LG joins the spellings (L) to the language model (G): composed, determinised, minimised, without epsilons. HLG adds the
-CTC topology.
+LG joins the spellings (L) to the language model (G): composed, determinised, minimised. HLG adds the CTC topology.
 
 Mohri, Pereira and Riley, "Weighted finite-state transducers in speech recognition" (Computer Speech & Language, 2002);
 Miao, Gowayyed and Metze, "EESEN: End-to-end speech recognition using deep RNN models and WFST-based decoding" (ASRU
@@ -20,7 +19,7 @@ import numpy as np
 from sigmel.decoding.fsa.graph import ARRAYS, EPSILON, Graph, ranges, read_arrays, write_arrays
 from sigmel.decoding.fsa.language import AnyWords, Language
 from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.openfst import composed, determinized, without_epsilons
+from sigmel.decoding.fsa.openfst import composed, determinized
 from sigmel.decoding.fsa.phrases import Phrases
 from sigmel.decoding.fsa.topology import MAX_ARCS, TOPOLOGIES, expand
 from sigmel.errors import SigmelError
@@ -115,7 +114,6 @@ def build(
     max_arcs: int = MAX_ARCS,
     lm_scale: float = 1.0,
     word_score: float = 0.0,
-    keep_epsilons: bool = False,
 ) -> DecodingGraph:
     """Build HLG.
 
@@ -129,13 +127,11 @@ def build(
         max_arcs: how many arcs any step may make.
         lm_scale: what the language model's scores are multiplied with; at least 0.
         word_score: what every word adds to the score of a path.
-        keep_epsilons: whether the language model still backs off by arcs that read nothing. Large models need it; k2
-            does not take them, nor do losses.
 
     Raises:
         SigmelError: words that the lexicon lacks, a result that is too large or empty.
     """
-    lg, lexicon = build_lg(len(tokens), lexicon, language, phrases, max_arcs, lm_scale, word_score, keep_epsilons)
+    lg, lexicon = build_lg(len(tokens), lexicon, language, phrases, max_arcs, lm_scale, word_score)
     found = DecodingGraph(expand(lg, blank, topology, max_arcs), tuple(tokens), blank, topology, lexicon)
     found.validate()
     return found
@@ -149,12 +145,11 @@ def build_lg(
     max_arcs: int = MAX_ARCS,
     lm_scale: float = 1.0,
     word_score: float = 0.0,
-    keep_epsilons: bool = False,
 ) -> tuple[Graph, Lexicon]:
     """Build LG, which reads tokens and writes words; see `build`.
 
     Returns:
-        LG, without epsilons if they are not to be kept, and the lexicon of the words that it writes.
+        LG, which still backs off by epsilons, and the lexicon of the words that it writes.
     """
     language = language or AnyWords(list(lexicon.spellings))
     if missing := [word for word in language.words if word not in lexicon.spellings]:
@@ -173,11 +168,7 @@ def build_lg(
     spelled = np.array([0, *(sum(map(len, found)) for found in lexicon.spellings.values()), *(1 for _ in silent)])
     _check_size("spelling out the language model", int(spelled[g.label].sum()), max_arcs)
     lg = determinized(composed(lexicon.to_graph(numbers, num_tokens + 1, silent), g))
-    found = _plain(lg, num_tokens, backoff)
-    if not keep_epsilons:
-        _check_size("removing epsilons", _arcs_without_epsilons(found), max_arcs, "keep them (--keep-epsilons)")
-        found = without_epsilons(found)
-    return found, lexicon
+    return _plain(lg, num_tokens, backoff), lexicon
 
 
 def _weighed(g: Graph, backoff: int, lm_scale: float, word_score: float) -> Graph:
@@ -212,25 +203,6 @@ def _plain(lg: Graph, num_tokens: int, backoff: int) -> Graph:
     return Graph.from_arcs(*columns, lg.final)
 
 
-def _arcs_without_epsilons(graph: Graph) -> int:
-    """How many arcs the removal of epsilons makes at most."""
-    silent = graph.label == EPSILON
-    onward = np.bincount(graph.src[~silent], minlength=graph.num_states)
-    total = int(onward.sum())
-    src, dst = graph.src[silent], graph.dst[silent]
-    starts = np.searchsorted(src, np.arange(graph.num_states + 1))
-    ends, seen = dst, 0
-    while len(ends) and seen < graph.num_states:  # one epsilon further at a time; a cycle ends with the second
-        total += int(onward[ends].sum())
-        count = np.diff(starts)[ends]
-        ends = dst[ranges(starts[ends], count)]
-        seen += 1
-        if total > 100 * MAX_ARCS:
-            break
-    return total
-
-
-def _check_size(what: str, arcs: int, max_arcs: int, way_out: str = "") -> None:
+def _check_size(what: str, arcs: int, max_arcs: int) -> None:
     if arcs > max_arcs:
-        advice = f"{way_out}, or prune the language model" if way_out else "prune the language model"
-        raise SigmelError(f"{what} would make up to {arcs:,} arcs, more than {max_arcs:,}; {advice}")
+        raise SigmelError(f"{what} would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model")

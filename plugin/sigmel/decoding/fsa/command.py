@@ -51,9 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--word-score", type=float, default=0.0, help="what every word adds to a path's score (default: %(default)s)"
     )
     make.add_argument("--topology", choices=TOPOLOGIES, default="standard", help="of CTC (default: %(default)s)")
-    make.add_argument(
-        "--keep-epsilons", action="store_true", help="back off by arcs that read nothing: smaller, but not for k2"
-    )
     make.add_argument("--max-arcs", type=int, default=MAX_ARCS, help="refuse a larger one (default: %(default)s)")
     make.add_argument("-o", "--output", type=Path, required=True, help="the graph to write (.npz)")
     make.set_defaults(act=_build)
@@ -94,7 +91,6 @@ def _build(arguments: argparse.Namespace) -> None:
         arguments.max_arcs,
         arguments.lm_scale,
         arguments.word_score,
-        arguments.keep_epsilons,
     )
     built.save(arguments.output)
     print(f"{arguments.output}: {_size(built)}, in {time.monotonic() - started:.1f} s")

@@ -20,6 +20,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 EPSILON = 0
+MAX_ARCS = 20_000_000  # of any graph, unless one asks for more; about 1 GB while it is made
 ARRAYS: dict[str, Any] = {
     "src": np.int32,
     "dst": np.int32,

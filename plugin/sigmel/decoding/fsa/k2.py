@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from sigmel.decoding.fsa.build import DecodingGraph
-from sigmel.decoding.fsa.graph import EPSILON, Graph
+from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.hypothesis import Hypothesis, empty
 from sigmel.decoding.fsa.lattice import Lattice
+from sigmel.decoding.fsa.openfst import without_epsilons
 from sigmel.decoding.fsa.search import Search, check_utterance
 from sigmel.errors import SigmelError
 from sigmel.wheels import k2_wheel
@@ -35,23 +36,22 @@ class PrunedGraph:
     """A graph of whose paths only those within beams count, found by k2.
 
     Args:
-        graph: without epsilons, such as that of a `DecodingGraph`.
+        graph: such as that of a `DecodingGraph`.
         search: how widely to search.
         device: where.
 
     Raises:
-        SigmelError: k2 cannot be used: the message names the wheel to install; or the graph has epsilons.
+        SigmelError: k2 cannot be used: the message names the wheel to install; or the graph is too large without
+            epsilons, which k2 does not take.
     """
 
     def __init__(self, graph: Graph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
         if reason := problem():
             raise SigmelError(reason)
-        if np.any(graph.label == EPSILON):
-            raise SigmelError("the graph has epsilons, which k2 does not take; build it without --keep-epsilons")
-        self.graph = graph
+        self.graph = without_epsilons(graph)
         self.search = search or Search()
         self.device = torch.device(device)
-        self._fsa = _to_k2(graph, self.device)
+        self._fsa = _to_k2(self.graph, self.device)
 
     def total_score(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The logarithm of the sum over all paths that were found; what `losses.total_score` gives without beams.

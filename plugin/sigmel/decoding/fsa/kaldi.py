@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.fsa.build import DecodingGraph
-from sigmel.decoding.fsa.graph import EPSILON, Graph
+from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.fsa.lattice import Lattice
 from sigmel.decoding.fsa.openfst import from_lattice, to_openfst, without_epsilons
@@ -79,9 +79,7 @@ class KaldiDecoder:
         found, raw = decoder.get_raw_lattice()
         if not found:
             return empty("no path is left")
-        paths = from_lattice(raw)
-        if np.any(paths.label == EPSILON):
-            paths = without_epsilons(paths)
+        paths = without_epsilons(from_lattice(raw))
         return Lattice.canonical(self.graph, log_probs, paths, self.search.lattice_beam, complete)
 
     def stream(self) -> KaldiStream:

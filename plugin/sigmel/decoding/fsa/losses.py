@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sigmel.decoding.fsa.graph import Graph
 from sigmel.decoding.fsa.k2 import PrunedGraph
+from sigmel.decoding.fsa.openfst import without_epsilons
 from sigmel.decoding.fsa.topology import expand
 from sigmel.errors import SigmelError
 
@@ -47,16 +48,15 @@ class PackedGraphs:
 
     @classmethod
     def pack(cls, graphs: Sequence[Graph], device: torch.device | str = "cpu") -> PackedGraphs:
-        """Pack graphs without epsilons, such as `expand` makes.
+        """Pack graphs, such as `expand` makes, without their epsilons.
 
         Raises:
-            SigmelError: there is none, or an arc of one reads nothing.
+            SigmelError: there is none, or one that is too large without epsilons.
         """
         if not graphs:
             raise SigmelError("there is no graph")
-        for number, graph in enumerate(graphs):
-            if np.any(graph.label == 0):
-                raise SigmelError(f"graph {number}: {np.sum(graph.label == 0)} arcs read nothing")
+        plain = {id(graph): without_epsilons(graph) for graph in graphs}  # often one for all
+        graphs = [plain[id(graph)] for graph in graphs]
         states = np.array([graph.num_states for graph in graphs])
         start = np.cumsum(states) - states
         owner = np.repeat(np.arange(len(graphs)), [graph.num_arcs for graph in graphs])

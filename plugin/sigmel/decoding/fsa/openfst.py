@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmel.decoding.fsa.graph import Graph
+from sigmel.decoding.fsa.graph import EPSILON, MAX_ARCS, Graph, ranges
 from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:
@@ -144,13 +144,49 @@ def determinized(graph: Graph) -> Graph:
     return from_openfst(fst)
 
 
-def without_epsilons(graph: Graph) -> Graph:
-    """An equal graph without the arcs that neither read nor write, nor those that lead nowhere."""
+def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
+    """An equal graph without the arcs that neither read nor write, nor those that lead nowhere.
+
+    Every state then has the arcs of all states that its epsilons lead to: where a language model backs off, every
+    history has an arc for every first token. Of several ways to the same arc the best stays.
+
+    Args:
+        graph: the graph.
+        max_arcs: how many arcs the result may have.
+
+    Raises:
+        SigmelError: it may have more.
+    """
     import kaldifst
 
+    if not np.any(graph.label == EPSILON):
+        return graph
+    if (arcs := _arcs_without_epsilons(graph)) > max_arcs:
+        raise SigmelError(
+            f"removing epsilons would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model, or "
+            "use the backend kaldi, which takes them"
+        )
     fst = kaldifst.StdVectorFst(to_openfst(graph))
     kaldifst.rmepsilon(fst)
     return from_openfst(fst)
+
+
+def _arcs_without_epsilons(graph: Graph) -> int:
+    """How many arcs the removal of epsilons makes at most."""
+    silent = graph.label == EPSILON
+    onward = np.bincount(graph.src[~silent], minlength=graph.num_states)
+    total = int(onward.sum())
+    src, dst = graph.src[silent], graph.dst[silent]
+    starts = np.searchsorted(src, np.arange(graph.num_states + 1))
+    ends, seen = dst, 0
+    while len(ends) and seen < graph.num_states:  # one epsilon further at a time; a cycle ends with the second
+        total += int(onward[ends].sum())
+        count = np.diff(starts)[ends]
+        ends = dst[ranges(starts[ends], count)]
+        seen += 1
+        if total > 100 * MAX_ARCS:
+            break
+    return total
 
 
 def shortest_paths(graph: Graph, n: int) -> list[tuple[list[int], list[int], float]]:

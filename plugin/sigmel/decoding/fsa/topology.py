@@ -25,11 +25,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigmel.decoding.fsa.graph import EPSILON, Graph, ranges
+from sigmel.decoding.fsa.graph import EPSILON, MAX_ARCS, Graph, ranges
 from sigmel.errors import SigmelError
 
 TOPOLOGIES = ("standard", "compact", "minimal")
-MAX_ARCS = 20_000_000  # about 1 GB while it is made
 
 
 def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int = MAX_ARCS) -> Graph:
