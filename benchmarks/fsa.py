@@ -114,9 +114,7 @@ def main() -> None:
     lg, _ = build_lg(TOKENS, lexicon, model)
     graph = built()
     plain = without_epsilons(lg).num_arcs
-    print(
-        f"LG: {lg.num_arcs:,} arcs, {plain:,} without epsilons; HLG: {graph.graph.num_states:,} states, {graph.graph.num_arcs:,} arcs"
-    )
+    print(f"LG: {lg.num_arcs:,} arcs, {plain:,} without epsilons; HLG: {graph.graph.num_arcs:,} arcs")
     decoder = GraphDecoder(graph, "kaldi", Search(beam=15.0, lattice_beam=6.0))
     greedy = GraphDecoder(build(tokens, 0, lexicon, topology="standard"), "kaldi", decoder.search)
     for name, one in (("any words", greedy), ("bigram", decoder)):
