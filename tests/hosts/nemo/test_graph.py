@@ -8,6 +8,7 @@ from nemo.collections.asr import models
 from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
+from sigmel import cli
 from sigmel.decoding.fsa import GraphDecoder, Search, build
 from sigmel.decoding.fsa.arpa import write_arpa
 from sigmel.decoding.fsa.grammar import parse_grammar
@@ -165,6 +166,16 @@ def test_a_hybrid_model_may_go_back_to_its_transducer(build_model, tmp_path, sou
     assert transcribe(model, sound).text == transducer
     model.change_decoding_strategy(decoder_type="ctc", verbose=False)
     assert transcribe(model, sound).text == found
+
+
+def test_a_graph_is_built_of_a_models_own_tokens(model, sound, tmp_path):
+    model.save_to(str(tmp_path / "model.nemo"))
+    (tmp_path / "words.txt").write_text("one\nfour\n")
+    files = ["--tokens", str(tmp_path / "model.nemo"), "--words", str(tmp_path / "words.txt")]
+    assert cli.main(["graph", "build", *files, "-o", str(tmp_path / "HLG.npz")]) == 0
+    use_graph(model, tmp_path / "HLG.npz")
+    assert set(transcribe(model, sound).text.split()) <= {"one", "four"}
+    use_graph(model, None)
 
 
 def test_other_models_are_refused(graph):

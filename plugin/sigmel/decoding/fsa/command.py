@@ -100,13 +100,15 @@ def _tokens(arguments: argparse.Namespace) -> ModelTokens:
     if arguments.tokens.suffix != ".nemo":
         return read_tokens(arguments.tokens, arguments.bpemodel, arguments.blank)
     try:
-        from nemo.collections.asr.models import EncDecCTCModel
+        from nemo.core import ModelPT
+        from nemo.utils import logging
 
         from sigmel.hosts.nemo.graph import tokens_of
         from sigmel.hosts.nemo.restore import load_model
     except ImportError as error:
         raise SigmelError(f"{arguments.tokens} needs NeMo ({error}): pip install 'sigmel[nemo]'") from error
-    return tokens_of(load_model(arguments.tokens, EncDecCTCModel, "cpu"))
+    logging.setLevel(logging.ERROR)
+    return tokens_of(load_model(arguments.tokens, ModelPT, "cpu"))
 
 
 def _language(arguments: argparse.Namespace, phrases: Phrases | None) -> Language | None:

@@ -226,9 +226,7 @@ def use_graph(
     Raises:
         SigmelError: another kind of model, a file that is no graph, or one that was made for other tokens.
     """
-    kind = next((kind for kind in FOLLOWING if isinstance(model, kind)), None)
-    if kind is None:
-        raise SigmelError(f"{type(model).__name__} has no CTC, whose tokens a graph reads")
+    kind = _kind(model)
     if nbest < 1:
         raise SigmelError(f"nbest: {nbest} must be at least 1")
     options = None
@@ -253,7 +251,12 @@ def use_graph(
 
 
 def tokens_of(model: ModelPT) -> ModelTokens:
-    """The tokens of a model with CTC, the blank last, and how it spells words with them."""
+    """The tokens of a model with CTC, the blank last, and how it spells words with them.
+
+    Raises:
+        SigmelError: another kind of model.
+    """
+    _kind(model)
     if not _has_subwords(model):
         names = [*_ctc_decoder(model).vocabulary, "<blk>"]
         return characters(names, len(names) - 1)
@@ -265,6 +268,14 @@ def tokens_of(model: ModelPT) -> ModelTokens:
         return None if unknown in numbers else tuple(numbers)
 
     return ModelTokens((*pieces, "<blk>"), len(pieces), spell)
+
+
+def _kind(model: ModelPT) -> type[ModelPT]:
+    """Which of the kinds that may follow a graph a model is."""
+    for kind in FOLLOWING:
+        if isinstance(model, kind):
+            return kind
+    raise SigmelError(f"{type(model).__name__} has no CTC, whose tokens a graph reads")
 
 
 def _has_subwords(model: Any) -> bool:
