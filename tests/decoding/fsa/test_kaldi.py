@@ -123,6 +123,20 @@ def test_times_are_those_of_the_tokens(topology):
     assert found.words[-1] == ("c", 10, 11)
 
 
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("blank", [0, 2])
+def test_what_has_no_end_has_no_word_that_was_not_said(topology, blank):
+    """After "a" only "b" can come, and nothing speaks against it beyond the last frame."""
+    a, b = (token for token in range(3) if token != blank)
+    lexicon = Lexicon({"a": ((a,),), "b": ((b,),)})
+    built = build(("0", "1", "2"), blank, lexicon, parse_grammar("<x> = a b;"), topology=topology)
+    log_probs = np.full((2, 3), -9.0, np.float32)
+    log_probs[[0, 1], [a, blank]] = -0.1
+    found = KaldiDecoder(built, Search(beam=5.0, min_active=0)).best(log_probs)
+    assert (found.text, found.complete) == ("a", False)
+    assert found.score == pytest.approx(-0.2, abs=1e-3)
+
+
 def test_a_beam_that_loses_every_end_says_so():
     built = build(TOKENS, 0, Lexicon({"ab": ((1, 2),)}), parse_grammar("<x> = ab;"))
     log_probs = np.full((3, 4), -10.0, np.float32)

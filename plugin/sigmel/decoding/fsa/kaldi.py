@@ -136,7 +136,9 @@ class KaldiStream:
     def finish(self) -> Hypothesis:
         """The best path that ends where the graph may end; if none is left, the best that is."""
         if self.frames and not self._problem and not self._finished:
-            end = np.full((1, len(self._graph.tokens) + 1), FLOOR, np.float32)
+            # What cannot end has a blank more, and not a token: that could write a word that was never said.
+            end = np.full((1, len(self._graph.tokens) + 1), 2 * FLOOR, np.float32)
+            end[:, self._graph.blank] = FLOOR
             end[:, -1] = 0.0
             self._decode(end)
         self._finished = True
