@@ -109,7 +109,16 @@ def _string(text: str) -> bytes:
     return struct.pack("<i", len(text)) + text.encode()
 
 
-def composed(first: Graph, second: Graph) -> Graph:
+def reader(graph: Graph) -> kaldifst.StdVectorFst:
+    """A graph that is to read what many others write, see `composed`."""
+    import kaldifst
+
+    fst = kaldifst.StdVectorFst(to_openfst(graph))
+    kaldifst.arcsort(fst, "ilabel")
+    return fst
+
+
+def composed(first: Graph, second: Graph | kaldifst.StdVectorFst) -> Graph:
     """What ``first`` writes, read by ``second``; only arcs on a path from the start to an end are kept.
 
     Raises:
@@ -117,10 +126,9 @@ def composed(first: Graph, second: Graph) -> Graph:
     """
     import kaldifst
 
-    left, right = (kaldifst.StdVectorFst(to_openfst(graph)) for graph in (first, second))
+    left = kaldifst.StdVectorFst(to_openfst(first))
     kaldifst.arcsort(left, "olabel")
-    kaldifst.arcsort(right, "ilabel")
-    return from_openfst(kaldifst.compose(left, right))
+    return from_openfst(kaldifst.compose(left, reader(second) if isinstance(second, Graph) else second))
 
 
 def determinized(graph: Graph) -> Graph:

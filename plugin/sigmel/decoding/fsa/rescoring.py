@@ -14,7 +14,7 @@ from sigmel.decoding.fsa.arpa import NGramModel
 from sigmel.decoding.fsa.graph import EPSILON
 from sigmel.decoding.fsa.hypothesis import Hypothesis
 from sigmel.decoding.fsa.lattice import Lattice
-from sigmel.decoding.fsa.openfst import composed, without_epsilons
+from sigmel.decoding.fsa.openfst import composed, reader, without_epsilons
 from sigmel.errors import SigmelError
 
 
@@ -67,7 +67,7 @@ class LatticeRescorer:
         backoff = len(names)
         language = model.to_graph({name: number for number, name in enumerate(names) if number}, backoff)
         silent = np.where(language.label == backoff, EPSILON, language.label).astype(np.int32)
-        self._language = replace(language, label=silent, aux=silent).scaled(scale)
+        self._language = reader(replace(language, label=silent, aux=silent).scaled(scale))
         self._keep = keep
 
     def __call__(self, lattice: Lattice, beam: float) -> Lattice:
