@@ -146,13 +146,13 @@ decode_by() {
 # decode_by_graphs TEXT GRAMMAR: stage 7 with a graph of the tokens, of a trigram of TEXT, of that one rescored by
 # 5-grams, and of a GRAMMAR.
 decode_by_graphs() {
-  ngrams_of trigram "$1"
-  ngrams_of fivegram "$1" --order 5
   graph_of tokens
-  graph_of trigram --lm "$exp/trigram.arpa"
-  graph_of grammar --grammar "$2"
   decode_by tokens tokens
+  ngrams_of trigram "$1"
+  graph_of trigram --lm "$exp/trigram.arpa"
   decode_by trigram trigram
+  ngrams_of fivegram "$1" --order 5
   decode_by rescored trigram --rescore "$exp/fivegram.arpa"
+  graph_of grammar --grammar "$2"
   decode_by grammar grammar
 }
