@@ -82,8 +82,9 @@ def test_espeak_commands_from_text_to_table(egs):
     assert status == 2
     assert "the model's tokens cannot spell" in errors
     rows = [row for row in json.loads((recipe / "results.json").read_text()) if row["test_set"] == "test"]
-    assert [row.get("graph") for row in rows] == [None, "tokens", "trigram", "rescored"]
-    assert rows[0]["wer"] == rows[1]["wer"]
+    rates = {row.get("graph"): row["wer"] for row in rows}
+    assert rates.keys() == {None, "tokens", "trigram", "rescored"}
+    assert rates[None] == rates["tokens"]
 
 
 @pytest.mark.slow
