@@ -9,7 +9,7 @@ from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 
 from sigmel import cli
-from sigmel.decoding.fsa import GraphDecoder, Search, build
+from sigmel.decoding.fsa import DecodingGraph, GraphDecoder, Search, build
 from sigmel.decoding.fsa.arpa import write_arpa
 from sigmel.decoding.fsa.grammar import parse_grammar
 from sigmel.decoding.fsa.lexicon import Lexicon
@@ -95,6 +95,15 @@ def test_timestamps_are_those_of_the_words(model, graph, sound):
     assert ends == sorted(ends)
     assert all("start" in word for word in words)  # seconds, by NeMo
     assert transcribe(model, sound).text == found.text
+    use_graph(model, None)
+
+
+def test_a_graph_is_read_once(model, graph, sound, monkeypatch):
+    read, load = [], DecodingGraph.load
+    monkeypatch.setattr(DecodingGraph, "load", lambda path: read.append(path) or load(path))
+    use_graph(model, graph)
+    transcribe(model, sound, timestamps=True)
+    assert len(read) == 1
     use_graph(model, None)
 
 

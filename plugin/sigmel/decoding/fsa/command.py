@@ -87,10 +87,10 @@ def _build(arguments: argparse.Namespace) -> None:
         lexicon,
         language,
         phrases,
-        arguments.topology,
-        arguments.max_arcs,
-        arguments.lm_scale,
-        arguments.word_score,
+        topology=arguments.topology,
+        max_arcs=arguments.max_arcs,
+        lm_scale=arguments.lm_scale,
+        word_score=arguments.word_score,
     )
     built.save(arguments.output)
     print(f"{arguments.output}: {_size(built)}, in {time.monotonic() - started:.1f} s")

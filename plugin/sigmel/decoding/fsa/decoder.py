@@ -69,12 +69,10 @@ class GraphDecoder:
         Raises:
             SigmelError: V is not the number of the graph's tokens, or a length is not between 0 and T.
         """
-        if self._rescorer:
-            return [one if isinstance(one, Hypothesis) else one.best() for one in self.lattices(log_probs, lengths)]
         decoder = self._decoder(log_probs, lengths)
-        if isinstance(decoder, k2.K2Decoder):
-            return decoder.best(log_probs, lengths)
-        return [decoder.best(one) for one in _utterances(log_probs, lengths)]
+        if isinstance(decoder, KaldiDecoder) and self._rescorer is None:  # which finds it without a lattice
+            return [decoder.best(one) for one in _utterances(log_probs, lengths)]
+        return [one if isinstance(one, Hypothesis) else one.best() for one in self.lattices(log_probs, lengths)]
 
     def lattices(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Lattice | Hypothesis]:
         """The lattice of each utterance, or an empty hypothesis that says why there is none; see `decode`."""

@@ -102,15 +102,6 @@ class K2Decoder:
         self.graph = graph
         self._pruned = PrunedGraph(graph.graph, search, device)
 
-    def best(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
-        """The best path of each utterance.
-
-        Args:
-            log_probs: (B, T, V) log-probabilities of the model's tokens.
-            lengths: (B,) frames of each.
-        """
-        return [one if isinstance(one, Hypothesis) else one.best() for one in self.lattices(log_probs, lengths)]
-
     def lattices(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Lattice | Hypothesis]:
         """All paths of each utterance within ``lattice_beam`` of its best one; or why there is none.
 

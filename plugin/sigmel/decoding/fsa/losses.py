@@ -203,8 +203,9 @@ def mmi_loss(
         lengths: (B,) frames.
         numerators: what was said, see `ctc_graphs`; with the scores of the language model, if the denominators have
             them.
-        denominators: all that could be said: one graph for all utterances, such as an HLG; the same, pruned by k2; or
-            one for each, such as `Lattice.graph`.
+        denominators: all that could be said: one graph for all utterances, such as an HLG, best one that
+            `openfst.without_epsilons` has made, or every call makes it anew; the same, pruned by k2; or one for each,
+            such as `Lattice.graph`.
         reduction: "none", "sum", or "mean" of each loss divided by its number of frames.
     """
     if isinstance(denominators, PrunedGraph):

@@ -148,7 +148,7 @@ class _GraphModel:
             return
         nbest = options.pop("nbest")
         if self._followed is None or self._followed[0] != options:
-            self._followed = (options, self._read(**options))
+            self._followed = (options, self._read(options))
         decoder = self._followed[1]
         hybrid = isinstance(self, EncDecHybridRNNTCTCModel)
         config = self.cfg.aux_ctc.decoding if hybrid else self.cfg.decoding
@@ -162,16 +162,19 @@ class _GraphModel:
         else:
             self.decoding = self.wer.decoding = decoding  # type: ignore[attr-defined]
 
-    def _read(
-        self, graph: str, backend: str, rescore: str | None, rescore_scale: float, **search: float
-    ) -> GraphDecoder:
-        """The decoder of a configuration, whose files a .nemo file carries from now on."""
-        keep = self.register_artifact  # type: ignore[attr-defined]
-        path, model = keep("graph_decoding.graph", graph), keep("graph_decoding.rescore", rescore)
-        limits = Search(**search)  # type: ignore[arg-type]
-        found = GraphDecoder(Path(path), backend, limits, model and Path(model), rescore_scale)
+    def _read(self, options: dict[str, Any]) -> GraphDecoder:
+        """The decoder of a configuration that was restored."""
+        graph, rescore = self._keep(options)
+        search = Search(**{name: options[name] for name in asdict(Search())})
+        lm = None if rescore is None else Path(rescore)
+        found = GraphDecoder(Path(graph), options["backend"], search, lm, options["rescore_scale"])
         found.graph.check_tokens(tokens_of(self).names)
         return found
+
+    def _keep(self, options: dict[str, Any]) -> tuple[str, str | None]:
+        """Let a .nemo file carry the files of a configuration; where they lie."""
+        keep = self.register_artifact  # type: ignore[attr-defined]
+        return keep("graph_decoding.graph", options["graph"]), keep("graph_decoding.rescore", options["rescore"])
 
 
 class GraphCTCModelBPE(_GraphModel, EncDecCTCModelBPE):
@@ -229,19 +232,23 @@ def use_graph(
     kind = _kind(model)
     if nbest < 1:
         raise SigmelError(f"nbest: {nbest} must be at least 1")
-    options = None
+    options = decoder = None
     if graph is not None:
         lm = None if rescore is None else Path(rescore)
-        GraphDecoder(Path(graph), backend, search, lm, rescore_scale).graph.check_tokens(tokens_of(model).names)
+        decoder = GraphDecoder(Path(graph), backend, search, lm, rescore_scale)
+        decoder.graph.check_tokens(tokens_of(model).names)
         files = {"graph": str(graph), "rescore": lm and str(lm), "rescore_scale": rescore_scale}
-        options = {**files, "backend": backend, **asdict(search or Search()), "nbest": nbest}
+        options = {**files, "backend": backend, **asdict(decoder.search)}
     if not isinstance(model, _GraphModel):
         model.__class__ = FOLLOWING[kind]
     for file in ("graph", "rescore"):  # those of an earlier call
         (getattr(model, "artifacts", None) or {}).pop(f"graph_decoding.{file}", None)
     with open_dict(model.cfg):
         model.cfg.target = f"{type(model).__module__}.{type(model).__name__}"
-        model.cfg.graph_decoding = options
+        model.cfg.graph_decoding = options and {**options, "nbest": nbest}
+    model._followed = options and (options, decoder)
+    if options:
+        model._keep(options)
     if isinstance(model, EncDecHybridRNNTCTCModel):
         model.change_decoding_strategy(model.cfg.aux_ctc.decoding, decoder_type="ctc", verbose=False)
         if graph is None:
