@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from sigmel.data.atomic import atomic_path
-from sigmel.data.audio import read_audio
-from sigmel.data.manifest import Utterance, read_manifest
 from sigmel.features.log_mel import LogMel
+from sigmel.files.atomic import atomic_path
+from sigmel.files.audio import read_audio
+from sigmel.files.manifest import Utterance, read_manifest
 from sigmel.models.encoder import OmniRouterEncoder
 
 BARE: dict[str, object] = {"qk_norm": False, "hybrid_norm": False, "layer_scale": None}

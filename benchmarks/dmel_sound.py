@@ -22,15 +22,15 @@ from side_by_side import machine
 from torch import Tensor
 from tqdm import tqdm
 
-from sigmel.analysis.scoring import error_rate
-from sigmel.data.atomic import atomic_path
-from sigmel.data.audio import read_audio, write_wav
-from sigmel.data.speech_source import read_source
-from sigmel.data.stage import at_least
+from sigmel.cli.table import table
 from sigmel.errors import SigmelError, exit_status
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
-from sigmel.table import table
+from sigmel.files.atomic import atomic_path
+from sigmel.files.audio import read_audio, write_wav
+from sigmel.files.sources import read_source
+from sigmel.recipes.stage import at_least
+from sigmel.scoring.errors import error_rate
 
 HEAD = ["sound", "form", "hop, ms", "MCD, dB", "PESQ", "STOI", "WER, %"]
 FORMS = [(25.0, None), *((25.0, bits) for bits in range(2, 7)), (12.5, None), (12.5, 4), (12.5, 6)]
@@ -95,7 +95,7 @@ def nemo_recogniser(path: Path, rate: int) -> Recogniser:
     from nemo.core import ModelPT
 
     from sigmel.hosts.nemo.restore import load_model
-    from sigmel.hosts.nemo.transcribe import transcribe
+    from sigmel.recipes.nemo.transcribe import transcribe
 
     model = load_model(path, ModelPT)
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from side_by_side import Row, compare, options, report
 
-from sigmel.decoding.fsa import k2
-from sigmel.decoding.fsa.build import DecodingGraph, build, build_lg
-from sigmel.decoding.fsa.decoder import GraphDecoder
-from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.ngram_training import train_ngrams
-from sigmel.decoding.fsa.openfst import without_epsilons
-from sigmel.decoding.fsa.search import Search
+from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
+from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.openfst import without_epsilons
+from sigmel.decoding.search import k2_backend
+from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.search import Search
 
 TOKENS = 500
 SMALL, LARGE = (300, 1500), (1000, 6000)  # words, and sentences
@@ -64,7 +64,7 @@ def frames(
 
 def error_rate(found: list[str], said: list[str]) -> float:
     """Word errors in percent."""
-    from sigmel.analysis.scoring import error_rate as rate
+    from sigmel.scoring.errors import error_rate as rate
 
     return rate([one.split() for one in said], [one.split() for one in found]).percent
 
@@ -131,7 +131,7 @@ def main() -> None:
         against_limit(f"HLG from the bigram, {plain:,} arcs of LG without epsilons", "s", took / 1000, QUICKEST)
     )
     rows += large(random, tokens, decoder.search, repeats)
-    if not k2.problem():
+    if not k2_backend.problem():
         theirs = GraphDecoder(graph, "k2", decoder.search)
         case = "lattice, beams 15 and 6"
         rows.append(

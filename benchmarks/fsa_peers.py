@@ -32,15 +32,15 @@ from nemo.utils import logging
 from side_by_side import Row, options, report
 from tqdm import tqdm
 
-from sigmel.data.manifest import read_rows
-from sigmel.decoding.fsa.arpa import write_arpa
-from sigmel.decoding.fsa.build import build
-from sigmel.decoding.fsa.decoder import GraphDecoder
-from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.ngram_training import train_ngrams
-from sigmel.decoding.fsa.tokens import ModelTokens
+from sigmel.cli.align import log_probs_of
+from sigmel.decoding.graph.arpa import write_arpa
+from sigmel.decoding.graph.build import build
+from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.tokens import ModelTokens
+from sigmel.decoding.search.decoder import GraphDecoder
 from sigmel.errors import exit_status
-from sigmel.hosts.nemo.align import log_probs_of
+from sigmel.files.manifest import read_rows
 from sigmel.hosts.nemo.graph import tokens_of
 from sigmel.hosts.nemo.restore import load_model
 

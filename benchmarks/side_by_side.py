@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sigmel.analysis.results import environment
-from sigmel.data.atomic import atomic_path
-from sigmel.table import table
+from sigmel.cli.table import table
+from sigmel.files.atomic import atomic_path
+from sigmel.scoring.results import environment
 
 TURN = 50.0
 Work = Callable[[], object]

@@ -13,14 +13,14 @@ rich_train() {
   local rate=$1 part command
   shift
   run_stage 2 tokens "$exp/tokenizer" \
-    "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "$@"
+    "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" "$@"
   case $host in
     nemo)
       for part in train dev; do
         run_stage 2 "dMel of $part" "$data/dmel/$part" encode_dmel "$data/$part.jsonl" "$data/dmel/$part" "$rate"
       done
       model=$exp/model.nemo
-      command=("$python" -m sigmel.hosts.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
+      command=("$python" -m sigmel.recipes.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
         hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" +model.lm.routing="$routing"
         +model.lm.attention="$attention" model.tokenizer.dir="$exp/tokenizer"
         model.train_ds.archives="$data/dmel/train" model.validation_ds.archives="$data/dmel/dev")
@@ -29,7 +29,7 @@ rich_train() {
       model=$exp/model.zip
       local part_of_model=decoder_conf
       [ "$task" = asr ] || part_of_model=tts_conf
-      command=("$python" -m sigmel.hosts.espnet.train --task "$task" --config "conf/espnet/$size.yaml" --exp-dir "$exp"
+      command=("$python" -m sigmel.recipes.espnet.train --task "$task" --config "conf/espnet/$size.yaml" --exp-dir "$exp"
         --seed "$seed" "--$part_of_model" routing="$routing" "--$part_of_model" attention="$attention"
         --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
       ;;
@@ -43,7 +43,7 @@ rich_speak() {
   local test=$1 rate=$2
   shift 2
   run_stage 4 speak "$exp/spoken" \
-    "$python" -m "sigmel.hosts.$host.speak" --model "$model" --output "$exp/spoken" "$@" "$test"
+    "$python" -m "sigmel.recipes.$host.speak" --model "$model" --output "$exp/spoken" "$@" "$test"
   run_stage 4 "dMel of test" "$data/dmel/test" encode_dmel "$test" "$data/dmel/test" "$rate"
   run_stage 4 copy "$data/copied.jsonl" \
     "$python" -m sigmel.cli dmel decode "$data/dmel/test" --output "$data/copied" --manifest "$data/copied.jsonl"
@@ -54,7 +54,7 @@ rich_score() {
   local recogniser=$1
   shift
   run_stage 4 decode "$exp/decode" \
-    "$python" -m "sigmel.hosts.$host.transcribe" --model "$recogniser" --output "$exp/decode" "$@"
+    "$python" -m "sigmel.recipes.$host.transcribe" --model "$recogniser" --output "$exp/decode" "$@"
   run_stage 5 score "$exp/score" \
     "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
     --results results.json --tag "${tags[@]}"

@@ -7,7 +7,7 @@ from sigmel.errors import SigmelError
 
 TYPE_CHECKING = False  # typing takes longer than all the rest
 if TYPE_CHECKING:
-    from sigmel.layers.patch import patch_attention
+    from sigmel.layers.patching.patch import patch_attention
     from sigmel.registry import RegistryError, register
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'sigmel' has no attribute {name!r}")
     if name == "patch_attention":
-        from sigmel.layers.patch import patch_attention
+        from sigmel.layers.patching.patch import patch_attention
 
         return patch_attention
     from sigmel import registry

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sigmel.decoding.fsa.build import build
-from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.ngram_training import train_ngrams
-from sigmel.decoding.fsa.search import Search
-from sigmel.decoding.fsa.topology import TOPOLOGIES
+from sigmel.decoding.graph.build import build
+from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.topology import TOPOLOGIES
+from sigmel.decoding.search.search import Search
 
 GOLDEN = Path(__file__).parent / "golden" / "commands.json"
 

@@ -221,5 +221,5 @@ def test_it_is_imported_when_it_is_asked_for():
     assert sigmel.features.DMelTokenizer is DMelTokenizer
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         sigmel.features.Nothing  # noqa: B018
-    code = "import sys, sigmel.data.audio; sys.exit('torch' in sys.modules)"
+    code = "import sys, sigmel.files.audio; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from sigmel.data.audio import write_wav
+from sigmel.files.audio import write_wav
 
 
 @pytest.fixture(scope="session")

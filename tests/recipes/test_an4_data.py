@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sigmel.data.audio import read_audio
-from sigmel.data.manifest import read_manifest
+from sigmel.files.audio import read_audio
+from sigmel.files.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

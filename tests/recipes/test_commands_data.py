@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sigmel.data.audio import read_audio
-from sigmel.data.manifest import read_manifest
+from sigmel.files.audio import read_audio
+from sigmel.files.manifest import read_manifest
 
 SETS = ("train", "dev", "test", "test_ood")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigmel.data import fsdd as corpus
-from sigmel.data.audio import read_audio, write_wav
-from sigmel.data.manifest import read_manifest
+from sigmel.files.audio import read_audio, write_wav
+from sigmel.files.manifest import read_manifest
+from sigmel.recipes.corpora import fsdd as corpus
 
 SCRIPT = Path(__file__).parents[2] / "egs" / "fsdd" / "asr1" / "local" / "data.py"
 SPEAKERS = {"ann": 1.0, "bob": 0.7, "carl_otto": 1.3}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sigmel.data.manifest import read_manifest
+from sigmel.files.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

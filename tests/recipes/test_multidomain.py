@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigmel.data import commands
-from sigmel.data.audio import read_audio
-from sigmel.data.espeak import SILENCE
-from sigmel.data.manifest import read_manifest
+from sigmel.files.audio import read_audio
+from sigmel.files.manifest import read_manifest
+from sigmel.recipes.corpora import commands
+from sigmel.recipes.corpora.espeak import SILENCE
 
 RECIPE = Path(__file__).parents[2] / "egs" / "espeak_multidomain" / "asr1"
 MADE = {"data", "exp", "downloads", "comparison"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sigmel.analysis.comparison import tables
-from sigmel.analysis.results import BEGIN, END, read_results, report
+from sigmel.scoring.comparison import tables
+from sigmel.scoring.results import BEGIN, END, read_results, report
 
 RECIPES = sorted((Path(__file__).parents[2] / "egs").glob("*/*/run.sh"))
 

@@ -38,7 +38,7 @@ run_stage 1 data "$data" \
   --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.data.tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type char
+  "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" --type char
 
 if [ -n "$start" ]; then
   if [ "$routing" != dense ]; then

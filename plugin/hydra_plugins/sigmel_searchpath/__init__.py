@@ -3,7 +3,7 @@
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from sigmel.hosts.nemo_registration import allow_targets
+from sigmel.hosts.registration.nemo import allow_targets
 
 
 class SigmelSearchPath(SearchPathPlugin):

@@ -16,7 +16,7 @@ from torch import Tensor
 from sigmel.errors import SigmelError
 from sigmel.features.float32 import Float32Buffers
 from sigmel.features.log_mel import mel_filters
-from sigmel.features.resampling import resample
+from sigmel.files.resampling import resample
 from sigmel.layers.masks import valid_frames
 from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference

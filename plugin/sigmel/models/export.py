@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sigmel.data.atomic import atomic_path
+from sigmel.files.atomic import atomic_path
 from sigmel.models.encoder import OmniRouterEncoder
 from sigmel.ops.experts.reference import every_expert
 from sigmel.ops.sigmoid_attention.reference import dense

@@ -15,7 +15,7 @@ from sigmel.layers.blocks import TransformerBlock
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible
 from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
-from sigmel.layers.routed import RoutedFeedForward
+from sigmel.layers.routed_feed_forward import RoutedFeedForward
 from sigmel.layers.routing import Router, RoutingDecision, auxiliary_loss, build_routers, parse_expert_layers
 
 POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}

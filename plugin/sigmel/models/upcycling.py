@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sigmel.errors import SigmelError
-from sigmel.layers.routed import expert_copies
+from sigmel.layers.routed_feed_forward import expert_copies
 from sigmel.layers.routing import build_routers, parse_expert_layers
 
 # What an encoder with experts that begin as copies is built with, besides its routing.

@@ -3,7 +3,7 @@
 import json
 import os
 
-from sigmel.decoding.fsa.decoder import GraphDecoder
+from sigmel.decoding.search.decoder import GraphDecoder
 
 
 def test_k2_finds_what_is_recorded(golden):

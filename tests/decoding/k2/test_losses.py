@@ -4,12 +4,12 @@ import k2
 import pytest
 import torch
 
-from sigmel.decoding.fsa.build import build
-from sigmel.decoding.fsa.k2 import PrunedGraph
-from sigmel.decoding.fsa.lexicon import Lexicon
-from sigmel.decoding.fsa.losses import ctc_graphs, mmi_loss, total_score
-from sigmel.decoding.fsa.ngram_training import train_ngrams
-from sigmel.decoding.fsa.search import Search
+from sigmel.decoding.graph.build import build
+from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.search.k2_backend import PrunedGraph
+from sigmel.decoding.search.search import Search
+from sigmel.losses.graph import ctc_graphs, mmi_loss, total_score
 
 TOKENS = ("<blk>", "a", "b", "c")
 LEXICON = Lexicon({"ab": ((1, 2),), "a": ((1,),), "cab": ((3, 1, 2),)})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sigmel.hosts import espnet_registration
+from sigmel.hosts.registration import espnet as espnet_registration
 
 espnet_registration.register()
 warnings.filterwarnings("ignore", module="espnet")

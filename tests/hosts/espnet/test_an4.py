@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sigmel.data.manifest import read_manifest
+from sigmel.files.manifest import read_manifest
 
 ROOT = Path(__file__).parents[3]
 

@@ -12,9 +12,9 @@ import yaml
 from espnet2.bin import asr_inference, pack
 from espnet2.tasks.asr import ASRTask
 
-from sigmel.decoding.fsa import build
-from sigmel.decoding.fsa.grammar import parse_grammar
-from sigmel.decoding.fsa.lexicon import Lexicon
+from sigmel.decoding import build
+from sigmel.decoding.graph.grammar import parse_grammar
+from sigmel.decoding.graph.lexicon import Lexicon
 
 SIGMEL_ESPNET = str(Path(sys.executable).with_name("sigmel-espnet"))
 DECODING = ["--beam_size", "2", "--ctc_weight", "1.0", "--lm_weight", "0.0", "--ngpu", "0"]

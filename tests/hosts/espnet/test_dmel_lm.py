@@ -12,11 +12,11 @@ from espnet2.asr.ctc import CTC
 from torch.nn.functional import cross_entropy
 
 from sigmel import SigmelError
-from sigmel.data.tokenizer import train_tokenizer
 from sigmel.features.dmel_frontend import DMelFrontend
 from sigmel.hosts.espnet import SigmelASRModel, speak, train, transcribe
 from sigmel.hosts.espnet.choices import _adapted
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
+from sigmel.tokens.text import train_tokenizer
 
 SMALL = {"d_model": 32, "num_layers": 2, "num_heads": 2, "embedding_size": 4, "dropout": 0.0}
 

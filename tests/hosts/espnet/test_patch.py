@@ -16,7 +16,7 @@ patched = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(patched)
 from espnet2.tasks import asr
 print("found", "omni_router" in asr.encoder_choices.choices(), "sigmel_asr" in asr.model_choices.choices())
-from sigmel.hosts import espnet_registration
+from sigmel.hosts.registration import espnet as espnet_registration
 before = dict(asr.encoder_choices.classes)
 espnet_registration.register()  # two ways in do no harm
 print("same", before == asr.encoder_choices.classes)

@@ -14,11 +14,11 @@ import soundfile
 import yaml
 
 from sigmel import SigmelError
-from sigmel.data.tokenizer import train_tokenizer
-from sigmel.decoding.fsa import build
-from sigmel.decoding.fsa.grammar import parse_grammar
-from sigmel.decoding.fsa.tokens import read_tokens
+from sigmel.decoding import build
+from sigmel.decoding.graph.grammar import parse_grammar
+from sigmel.decoding.graph.tokens import read_tokens
 from sigmel.hosts.espnet import train, transcribe
+from sigmel.tokens.text import train_tokenizer
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"

@@ -15,8 +15,8 @@ from espnet2.train.class_choices import ClassChoices
 from torch import nn
 
 from sigmel import SigmelError, cli, register, registry
-from sigmel.hosts import espnet_registration
 from sigmel.hosts.espnet.choices import add, extend
+from sigmel.hosts.registration import espnet as espnet_registration
 
 
 def test_every_registered_class_can_be_chosen():
@@ -99,7 +99,7 @@ def python(*arguments):
 
 def test_registration_imports_nothing_of_the_host_and_serves_a_task_imported_later():
     code = (
-        "import sys; from sigmel.hosts import espnet_registration as r; r.register()\n"
+        "import sys; from sigmel.hosts.registration import espnet as espnet_registration as r; r.register()\n"
         "assert not {'torch', 'espnet2'} & set(sys.modules)\n"
         "from espnet2.tasks.enh_s2t import EnhS2TTask, asr_encoder_choices\n"
         "print('found', 'omni_router' in asr_encoder_choices.choices())"

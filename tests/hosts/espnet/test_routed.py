@@ -11,10 +11,10 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from sigmel.analysis import recogniser
 from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet import routed
+from sigmel.routing_study import recogniser
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OURS = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32, "subsampling": "stack", "experts": 3}

@@ -13,8 +13,8 @@ import numpy as np
 import sentencepiece
 import torch
 
-from sigmel.hosts import convert
-from sigmel.models.checkpoint import END, FRONTEND, Recogniser
+from sigmel.checkpoints import convert
+from sigmel.checkpoints.recogniser import END, FRONTEND, Recogniser
 
 FOLDER = Path(__file__).parent
 FRONT_END = FRONTEND | {"window_size": 0.025, "features": 16}
@@ -70,7 +70,7 @@ def nemo_log_probs(path: Path) -> torch.Tensor:
 
 def espnet_log_probs(path: Path, folder: Path) -> torch.Tensor:
     """(T, 1 + V), blank first."""
-    from sigmel.hosts.espnet.transcribe import load_model
+    from sigmel.recipes.espnet.transcribe import load_model
 
     model = load_model(path, folder, beam_size=1).asr_model
     with torch.inference_mode():

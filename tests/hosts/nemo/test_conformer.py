@@ -8,9 +8,9 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 from omegaconf import open_dict
 
-from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import AttentionNormMonitor, swap_attention, upcycle
+from sigmel.routing_study.statistics import RoutingStatistics
 
 pytestmark = pytest.mark.xdist_group("nemo")
 

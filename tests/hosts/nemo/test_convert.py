@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
+from sigmel.checkpoints import convert
+from sigmel.checkpoints.recogniser import END, read_espnet, read_nemo
 from sigmel.cli import main
-from sigmel.hosts import convert
-from sigmel.models.checkpoint import END, read_espnet, read_nemo
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -12,10 +12,10 @@ from nemo.core.classes.common import Serialization
 from omegaconf import OmegaConf
 
 from sigmel import registry
-from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import OmniRouterEncoder, RegisteredEncoder
 from sigmel.models import encoder as core
+from sigmel.routing_study.statistics import RoutingStatistics
 
 pytestmark = pytest.mark.xdist_group("nemo")
 

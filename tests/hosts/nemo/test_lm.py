@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 
 from sigmel import SigmelError
 from sigmel.cli import main
-from sigmel.data.manifest import Utterance, read_manifest, write_manifest
-from sigmel.data.tokenizer import train_tokenizer
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.voice_print import voice_print
+from sigmel.files.manifest import Utterance, read_manifest, write_manifest
 from sigmel.hosts.nemo import speak
 from sigmel.hosts.nemo.lm import DMelLMModel
+from sigmel.tokens.text import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sigmel.hosts.nemo.precision import allow_fused_optimizers
+from sigmel.recipes.nemo.precision import allow_fused_optimizers
 
 
 class _Slope(pl.LightningModule):

@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from nemo.core.classes import common
 
-from sigmel.hosts import nemo_registration
+from sigmel.hosts.registration import nemo as nemo_registration
 
 pytestmark = pytest.mark.xdist_group("nemo")
 
@@ -84,13 +84,13 @@ def test_hydra_registers_our_classes_and_finds_our_configurations(prefixes):
 
 def test_only_our_own_targets_are_allowed():
     nemo_registration.allow_targets()
-    assert not common._is_target_allowed("sigmel.data.atomic.atomic_path")
+    assert not common._is_target_allowed("sigmel.files.atomic.atomic_path")
     assert not common._is_target_allowed("sigmel.hosts.nemo.upcycle")  # a function
 
 
 def test_hook_does_nothing_where_nemo_is_not_imported():
     program = (
-        "import sys; from sigmel.hosts.nemo_registration import allow_targets, callbacks_factory\n"
+        "import sys; from sigmel.hosts.registration.nemo import allow_targets, callbacks_factory\n"
         "assert callbacks_factory() == [] and allow_targets() is False\n"
         "assert not {'nemo', 'torch', 'hydra', 'lightning'} & set(sys.modules)"
     )

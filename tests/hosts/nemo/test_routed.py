@@ -7,13 +7,13 @@ import pytest
 import torch
 from nemo.collections.asr import models
 
-from sigmel.analysis import recogniser
-from sigmel.analysis.disturbance import disturbed, permute
+from sigmel.checkpoints.recogniser import NeedsHost
 from sigmel.cli import main
-from sigmel.data.audio import read_audio
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.routed import NeMoRecogniser
-from sigmel.models.checkpoint import NeedsHost
+from sigmel.files.audio import read_audio
+from sigmel.hosts.nemo.recogniser import NeMoRecogniser
+from sigmel.routing_study import recogniser
+from sigmel.routing_study.disturbance import disturbed, permute
 
 pytestmark = pytest.mark.xdist_group("nemo")
 

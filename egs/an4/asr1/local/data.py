@@ -28,12 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sigmel.data.audio import AudioError, read_audio, write_wav
-from sigmel.data.augment import change_speed
-from sigmel.data.download import fetch_archive
-from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_download, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
+from sigmel.files.audio import AudioError, read_audio, write_wav
+from sigmel.files.manifest import Utterance
+from sigmel.recipes.augment import change_speed
+from sigmel.recipes.download import fetch_archive
+from sigmel.recipes.stage import add_download, data_folder, make_sets, stage_parser
 
 # NeMo's copy of CMU's archive, which has an address that is encrypted, and a published checksum.
 ARCHIVE_URL = "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz"

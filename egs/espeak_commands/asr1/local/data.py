@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Data of the espeak_commands recipe: spoken commands, made on the spot by eSpeak NG; nothing to download.
 
-The sentences come from the grammar in `sigmel.data.commands`. The sets share neither sentences nor voices:
+The sentences come from the grammar in `sigmel.recipes.corpora.commands`. The sets share neither sentences nor voices:
 
 ========= ======================= ================================ ==========================================
 set       speakers                accents                          sound
@@ -34,14 +34,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data import augment, commands
-from sigmel.data.audio import write_wav
-from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
-from sigmel.data.espeak import EspeakVoice
-from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_seed, add_sizes, data_folder, make_sets, stage_parser
 from sigmel.errors import exit_status
-from sigmel.features.resampling import resample
+from sigmel.files.audio import write_wav
+from sigmel.files.manifest import Utterance
+from sigmel.files.resampling import resample
+from sigmel.recipes import augment
+from sigmel.recipes.corpora import commands
+from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
+from sigmel.recipes.corpora.espeak import EspeakVoice
+from sigmel.recipes.stage import add_seed, add_sizes, data_folder, make_sets, stage_parser
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write the grammar that the commands are drawn from (sigmel.data.commands), in JSGF."""
+"""Write the grammar that the commands are drawn from (sigmel.recipes.corpora.commands), in JSGF."""
 
 import argparse
 import re
 from pathlib import Path
 
-from sigmel.data.atomic import atomic_path
-from sigmel.data.commands import RULES
+from sigmel.files.atomic import atomic_path
+from sigmel.recipes.corpora.commands import RULES
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", type=Path, required=True, help="the grammar to write (.jsgf)")

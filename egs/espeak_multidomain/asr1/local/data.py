@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Data of the espeak_multidomain recipe: five domains to train on, and eight that are out of them.
 
-A domain is what is said (rules of the grammar in `sigmel.data.commands`), in which accents, how fast, and through
-what. Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
-(`sigmel.data.fsdd`), by the speakers other than `HELD_OUT`. Each makes a fifth of train, dev and test.
+A domain is what is said (rules of the grammar in `sigmel.recipes.corpora.commands`), in which accents, how fast, and
+through what. Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
+(`sigmel.recipes.corpora.fsdd`), by the speakers other than `HELD_OUT`. Each makes a fifth of train, dev and test.
 
 ================ =====================================================================================
 set              what it is
@@ -37,12 +37,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data import augment, commands, fsdd
-from sigmel.data.audio import write_wav
-from sigmel.data.fsdd import SAMPLE_RATE, Recording
-from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_download, add_seed, add_sizes, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
+from sigmel.files.audio import write_wav
+from sigmel.files.manifest import Utterance
+from sigmel.recipes import augment
+from sigmel.recipes.corpora import commands, fsdd
+from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, Recording
+from sigmel.recipes.stage import add_download, add_seed, add_sizes, data_folder, make_sets, stage_parser
 
 HELD_OUT = ("jackson", "nicolas")
 UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")

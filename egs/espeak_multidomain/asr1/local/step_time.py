@@ -24,8 +24,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from sigmel.data.atomic import atomic_path
 from sigmel.errors import exit_status
+from sigmel.files.atomic import atomic_path
 
 
 def models(args: argparse.Namespace) -> dict[str, EncDecCTCModelBPE]:

@@ -39,15 +39,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmel.data import augment, fsdd
-from sigmel.data.audio import write_wav
-from sigmel.data.espeak import SAMPLE_RATE as ESPEAK_RATE
-from sigmel.data.espeak import EspeakVoice, english_voices, variants
-from sigmel.data.fsdd import SAMPLE_RATE, WORDS, Recording
-from sigmel.data.manifest import Utterance
-from sigmel.data.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
 from sigmel.errors import SigmelError, exit_status
-from sigmel.features.resampling import resample
+from sigmel.files.audio import write_wav
+from sigmel.files.manifest import Utterance
+from sigmel.files.resampling import resample
+from sigmel.recipes import augment
+from sigmel.recipes.corpora import fsdd
+from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
+from sigmel.recipes.corpora.espeak import EspeakVoice, english_voices, variants
+from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, WORDS, Recording
+from sigmel.recipes.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
 
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)

@@ -7,9 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sigmel.data import fsdd
-from sigmel.data.stage import add_download
 from sigmel.errors import exit_status
+from sigmel.recipes.corpora import fsdd
+from sigmel.recipes.stage import add_download
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

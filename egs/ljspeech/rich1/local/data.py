@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sigmel.data.audio import AudioError, check_audio, read_audio, write_wav
-from sigmel.data.download import fetch_archive
-from sigmel.data.manifest import Skipped, Utterance, write_manifest, write_skipped
-from sigmel.data.parallel import parallel_map
-from sigmel.data.stage import add_download, at_least, data_folder, stage_parser
 from sigmel.errors import SigmelError, exit_status
+from sigmel.files.audio import AudioError, check_audio, read_audio, write_wav
+from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
+from sigmel.files.parallel import parallel_map
+from sigmel.recipes.download import fetch_archive
+from sigmel.recipes.stage import add_download, at_least, data_folder, stage_parser
 
 ARCHIVE_URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
 ARCHIVE_SHA256 = "be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5"  # as torchaudio has it on record

@@ -1,7 +1,7 @@
 """ESPnet host: sigmel's encoders and front ends, and a recogniser that knows of routed experts.
 
 Importing this package imports ESPnet's model classes, not its tasks. What puts our classes among a task's choices is
-`sigmel.hosts.espnet_registration.register`.
+`sigmel.hosts.registration.espnet.register`.
 """
 
 import warnings

@@ -10,12 +10,12 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder, Positionwise
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import Tensor, nn
 
+from sigmel.checkpoints.espnet_options import ACTIVATIONS, ROUTED, RoutedEncoder
+from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
-from sigmel.hosts.strict import check_when_loaded
-from sigmel.layers.routed import RoutedFeedForward, take_routing
+from sigmel.layers.routed_feed_forward import RoutedFeedForward, take_routing
 from sigmel.layers.routing import Router, build_routers, parse_expert_layers
 from sigmel.models.encoder import EncoderOutput
-from sigmel.models.espnet_options import ACTIVATIONS, ROUTED, RoutedEncoder
 
 
 class RoutedEncoderMixin(AbsEncoder):

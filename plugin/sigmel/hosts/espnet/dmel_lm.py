@@ -13,11 +13,11 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.tts.abs_tts import AbsTTS
 from torch import Tensor
 
+from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.features.voice_print import voice_print
-from sigmel.hosts.strict import check_when_loaded
 from sigmel.layers.masks import valid_frames
 from sigmel.models.lm import TEXT_EOS, TEXT_SPECIAL, DMelLM, LMState
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.hosts import espnet_registration
+from sigmel.hosts.registration import espnet as espnet_registration
 from sigmel.layers.expert_parallel import expert_mesh, parallelize_experts, spread_optimizer_state, whole_state
 
 # At the top of the module: a spawned worker imports it anew, and must find our classes too.

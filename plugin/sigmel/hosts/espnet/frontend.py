@@ -9,7 +9,7 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor
 
 from sigmel import registry
-from sigmel.data.audio import parse_sample_rate
+from sigmel.files.audio import parse_sample_rate
 
 
 class RegisteredFrontend(AbsFrontend):

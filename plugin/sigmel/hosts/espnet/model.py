@@ -11,12 +11,12 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
-from sigmel.analysis.routing import RoutingStatistics
+from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.dmel_lm import DMelTokens
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
-from sigmel.hosts.strict import check_when_loaded
 from sigmel.models.encoder import EncoderOutput
+from sigmel.routing_study.statistics import RoutingStatistics
 
 
 class SigmelASRModel(ESPnetASRModel):

@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.hosts import espnet_registration
+from sigmel.hosts.registration import espnet as espnet_registration
 
 # At the top of the module: a spawned worker imports it anew, and must find our classes too.
 espnet_registration.register()

@@ -17,8 +17,8 @@ if find_spec("espnet3") is None:
 from espnet2.bin.asr_inference import Speech2Text
 from espnet3.systems.esp2_asr.task import ASRTask
 
-from sigmel.hosts import espnet_registration
 from sigmel.hosts.espnet3.system import ASRSystem
+from sigmel.hosts.registration import espnet as espnet_registration
 
 espnet_registration.register()
 

@@ -9,16 +9,16 @@ from espnet3.components.data import dataset_builder
 from espnet3.components.data.base_dataset import BaseDataset
 from espnet3.contract import Field
 
-from sigmel.data.audio import read_audio
-from sigmel.data.manifest import read_rows
 from sigmel.errors import SigmelError
+from sigmel.files.audio import read_audio
+from sigmel.files.manifest import read_rows
 
 
 class Dataset(BaseDataset):
     """The utterances of a manifest.
 
     Args:
-        manifest: JSON lines, see `sigmel.data.manifest`.
+        manifest: JSON lines, see `sigmel.files.manifest`.
         sample_rate: Hz that the front end takes; other audio is resampled to it. Default: 16000.
 
     Raises:

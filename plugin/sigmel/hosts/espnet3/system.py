@@ -13,9 +13,9 @@ from espnet3.systems.esp2_asr import system
 from hydra.utils import get_class
 from tqdm import trange
 
-from sigmel.analysis.plots import load_per_layer
-from sigmel.analysis.routing import WATCHED, watch_routing
-from sigmel.data.atomic import atomic_path
+from sigmel.files.atomic import atomic_path
+from sigmel.routing_study.plots import load_per_layer
+from sigmel.routing_study.statistics import WATCHED, watch_routing
 
 logger = logging.getLogger(__name__)
 

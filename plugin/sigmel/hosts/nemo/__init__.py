@@ -1,14 +1,14 @@
 """NeMo host: sigmel's encoders as NeMo modules, for the ``_target_`` of a model's YAML file.
 
 Importing this package imports NeMo's speech collection and lets NeMo instantiate the classes below; see
-`sigmel.hosts.nemo_registration` for how the same is done in programs that do not import sigmel.
+`sigmel.hosts.registration.nemo` for how the same is done in programs that do not import sigmel.
 """
 
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo_registration import allow_targets
+from sigmel.hosts.registration.nemo import allow_targets
 
 try:
     _version = version("nemo_toolkit")

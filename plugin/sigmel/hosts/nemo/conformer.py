@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.attention import use_sigmoid_attention
 from sigmel.hosts.nemo.watched import WatchedEncoderMixin
-from sigmel.layers.routed import RoutedFeedForward, take_routing
+from sigmel.layers.routed_feed_forward import RoutedFeedForward, take_routing
 from sigmel.layers.routing import Router, build_routers, parse_expert_layers
 from sigmel.models.upcycling import UPCYCLED
 

@@ -22,11 +22,11 @@ from nemo.collections.asr.parts.utils import rnnt_utils
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sigmel.decoding.fsa import GraphDecoder, Search
-from sigmel.decoding.fsa.hypothesis import Hypothesis
-from sigmel.decoding.fsa.lexicon import Spelling
-from sigmel.decoding.fsa.mbr import confidences
-from sigmel.decoding.fsa.tokens import ModelTokens, characters
+from sigmel.decoding import GraphDecoder, Search
+from sigmel.decoding.graph.lexicon import Spelling
+from sigmel.decoding.graph.tokens import ModelTokens, characters
+from sigmel.decoding.search.hypothesis import Hypothesis
+from sigmel.decoding.search.mbr import confidences
 from sigmel.errors import SigmelError
 
 Found = list[rnnt_utils.Hypothesis] | list[rnnt_utils.NBestHypotheses]

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from sigmel.data.audio import read_audio
-from sigmel.data.dmel_batches import BatchesOfLikeLength, SpokenText, SpokenTexts, collate
-from sigmel.data.tokenizer import load_tokenizer, uncovered
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.features.voice_print import voice_print
+from sigmel.files.audio import read_audio
 from sigmel.models.lm import DMelLM
+from sigmel.tokens.batches import BatchesOfLikeLength, SpokenText, SpokenTexts, collate
+from sigmel.tokens.text import load_tokenizer, uncovered
 
 TASKS = ("asr", "tts", "joint")
 

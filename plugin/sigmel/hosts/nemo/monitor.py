@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sigmel.analysis.routing import RoutingStatistics
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.watched import WatchedEncoderMixin
+from sigmel.routing_study.statistics import RoutingStatistics
 
 
 class RoutingMonitor(Callback):

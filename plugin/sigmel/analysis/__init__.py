@@ -1,1 +1,0 @@
-"""What models did: scores, tables, plots, routing statistics."""

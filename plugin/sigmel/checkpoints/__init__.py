@@ -1,0 +1,1 @@
+"""What a .nemo, an ESPnet archive and a .pth hold: read, written, converted, upcycled."""

@@ -1,1 +1,0 @@
-"""Data: audio files, manifests, synthetic speech and augmentation."""

@@ -1,0 +1,192 @@
+"""Back-off n-gram language models: the ARPA format, read strictly, and the acceptor G."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sigmel.decoding.graph.graph import Graph
+from sigmel.errors import SigmelError
+from sigmel.files.atomic import atomic_path
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+NGram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NGramModel:
+    """A back-off language model.
+
+    Attributes:
+        ngrams: per order, n-gram -> (natural logarithm of its last word's probability after the others, logarithm of
+            the weight of backing off from it as a history).
+    """
+
+    ngrams: Sequence[Mapping[NGram, tuple[float, float]]]
+
+    @property
+    def order(self) -> int:
+        """The number of words of the longest n-grams."""
+        return len(self.ngrams)
+
+    @property
+    def words(self) -> list[str]:
+        """The words it knows, without those that mark a sentence's ends and the unknown one."""
+        return [word for (word,) in self.ngrams[0] if word not in (BEGIN, END, UNKNOWN)]
+
+    def score(self, word: str, history: NGram) -> float:
+        """The logarithm of the probability of a word after others; of an unknown word, that of ``<unk>``.
+
+        Args:
+            word: the word; ``</s>`` for the end.
+            history: the words before it, the first of a sentence ``<s>``.
+        """
+        if (word,) not in self.ngrams[0]:
+            word = UNKNOWN
+        history = history[len(history) - self.order + 1 :] if len(history) >= self.order else history
+        total = 0.0
+        while True:
+            found = self.ngrams[len(history)].get((*history, word))
+            if found is not None:
+                return total + found[0]
+            if not history:
+                return -math.inf
+            total += self.ngrams[len(history) - 1].get(history, (0.0, 0.0))[1]
+            history = history[1:]
+
+    def score_sentence(self, words: Sequence[str]) -> float:
+        """The logarithm of the probability of a sentence, its end included."""
+        said = (BEGIN, *words, END)
+        return sum(self.score(said[at], said[:at]) for at in range(1, len(said)))
+
+    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
+        """The acceptor G of words; one state a history, ``backoff`` to give up its first word.
+
+        n-grams with words that are not in ``numbers`` are left out.
+
+        Args:
+            numbers: the number of each word.
+            backoff: the number for backing off.
+        """
+        states: dict[NGram, int] = {}
+        if self.order > 1:
+            states[BEGIN,] = 0
+        states.setdefault((), len(states))
+        for ngrams in self.ngrams[:-1]:
+            for ngram in ngrams:
+                if all(word in numbers for word in ngram[1:]) and (ngram[0] in numbers or ngram[0] == BEGIN):
+                    states.setdefault(ngram, len(states))
+
+        def longest(history: NGram) -> int:
+            """The state of the longest end of a history that there is."""
+            while history not in states:
+                history = history[1:]
+            return states[history]
+
+        arcs: list[tuple[int, int, int, float]] = []
+        final = [-math.inf] * len(states)
+        for ngrams in self.ngrams:
+            for ngram, (probability, _) in ngrams.items():
+                state, word = states.get(ngram[:-1]), ngram[-1]
+                if state is None or probability == -math.inf:
+                    continue
+                if word == END:
+                    final[state] = probability
+                elif word in numbers:
+                    arcs.append((state, longest(ngram), numbers[word], probability))
+        for history, state in states.items():
+            if history and (weight := self.ngrams[len(history) - 1][history][1]) > -math.inf:
+                arcs.append((state, longest(history[1:]), backoff, weight))
+        src, dst, label, score = zip(*arcs, strict=True) if arcs else ((),) * 4
+        return Graph.from_arcs(src, dst, label, label, score, final)
+
+
+def read_arpa(path: Path) -> NGramModel:
+    r"""Read an ARPA file (plain or .gz).
+
+    Raises:
+        SigmelError: something else than an ARPA file: no ``\data\``, counts that do not agree with the n-grams, a line
+            that is none, a history without its n-gram; with the number of the line.
+    """
+    opened = gzip.open if Path(path).suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            return _parse(path, enumerate((line.strip() for line in file), 1))
+    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise SigmelError(f"{path}: no ARPA file ({error})") from error
+
+
+def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
+    def wrong(at: int, message: str) -> SigmelError:
+        return SigmelError(f"{path}:{at}: {message}")
+
+    at = 0
+    if not any(line == "\\data\\" for _, line in lines):
+        raise SigmelError(f"{path}: no ARPA file: it has no line \\data\\")
+    counts: list[int] = []
+    models: list[dict[NGram, tuple[float, float]]] = []
+    ended = False
+    for at, line in lines:
+        if not line:
+            continue
+        if line == "\\end\\":
+            ended = True
+            break
+        if section := re.fullmatch(r"\\(\d+)-grams:", line):
+            if models and len(models[-1]) != counts[len(models) - 1]:
+                raise wrong(at, _miscounted(len(models), counts, models))
+            if int(section[1]) != len(models) + 1 or len(models) == len(counts):
+                raise wrong(at, f"{line} is not expected here; \\data\\ promises orders 1 to {len(counts)}")
+            models.append({})
+        elif not models:
+            promised = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
+            if not promised or int(promised[1]) != len(counts) + 1:
+                raise wrong(at, f"{line!r} is not 'ngram {len(counts) + 1}=<count>'")
+            counts.append(int(promised[2]))
+        else:
+            order = len(models)
+            fields = line.split()
+            try:
+                probability = float(fields[0]) * math.log(10)
+                weight = float(fields[order + 1]) * math.log(10) if len(fields) == order + 2 else 0.0
+            except ValueError:
+                raise wrong(at, f"{line!r} has no number where one is due") from None
+            if len(fields) not in (order + 1, order + 2) or math.isnan(probability) or math.isnan(weight):
+                raise wrong(at, f"{line!r} is no {order}-gram: a number, {order} words and perhaps a number")
+            if probability > 1e-4 or weight == math.inf:
+                raise wrong(at, f"{line!r}: the logarithm of a probability is at most 0")
+            ngram = tuple(fields[1 : order + 1])
+            if order > 1 and ngram[:-1] not in models[-2]:
+                raise wrong(at, f"{' '.join(ngram)!r}: its history {' '.join(ngram[:-1])!r} is no {order - 1}-gram")
+            # SRILM and KenLM give -99, or 0, for the probability of <s>, which is never asked for.
+            models[-1][ngram] = (-math.inf if fields[0] == "-99" else min(probability, 0.0), weight)
+    if not ended:
+        raise wrong(at, "the file ends before \\end\\")
+    if not models or len(models) != len(counts) or len(models[-1]) != counts[-1]:
+        raise wrong(at, _miscounted(len(models), counts, models))
+    return NGramModel(models)
+
+
+def _miscounted(order: int, counts: Sequence[int], models: Sequence[Mapping]) -> str:
+    if len(models) < len(counts) and not (models and len(models[-1]) != counts[order - 1]):
+        return f"\\data\\ promises {len(counts)} orders, but there are {len(models)}"
+    return f"\\data\\ promises {counts[order - 1] if counts else 0} {order}-grams, but there are " + (
+        f"{len(models[-1])} different ones" if models else "none"
+    )
+
+
+def write_arpa(model: NGramModel, path: Path) -> None:
+    """Write a model as an ARPA file."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("\\data\\\n")
+        file.writelines(f"ngram {order}={len(ngrams)}\n" for order, ngrams in enumerate(model.ngrams, 1))
+        for order, ngrams in enumerate(model.ngrams, 1):
+            file.write(f"\n\\{order}-grams:\n")
+            for ngram, (probability, weight) in ngrams.items():
+                back = f"\t{weight / math.log(10):.7g}" if order < model.order and weight else ""
+                file.write(f"{max(probability / math.log(10), -99):.7g}\t{' '.join(ngram)}{back}\n")
+        file.write("\n\\end\\\n")

@@ -1,0 +1,1 @@
+"""How a decoding graph is searched."""

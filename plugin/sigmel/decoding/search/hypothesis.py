@@ -1,0 +1,129 @@
+"""What decoding gives: words with their times, and why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigmel.decoding.graph.build import DecodingGraph
+
+
+class Segment(NamedTuple):
+    """A word or a token in the frames from ``start`` to just before ``end``."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """One path through the graph.
+
+    Attributes:
+        words: the words with their times.
+        tokens: the tokens with theirs.
+        alignment: (T,) what it reads in each frame, the model's number of a token or of the blank.
+        score: natural logarithm, that of the model and that of the graph together.
+        graph_score: that of the graph.
+        complete: whether it ends where the graph may end.
+        reason: why it is not complete or has no path; "" where there is none.
+    """
+
+    words: tuple[Segment, ...]
+    tokens: tuple[Segment, ...]
+    alignment: NDArray[np.int32]
+    score: float
+    graph_score: float
+    complete: bool = True
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The words, parted by spaces."""
+        return " ".join(word.name for word in self.words)
+
+
+NO_END = "no path that is left ends where the graph may end"
+
+
+def empty(reason: str) -> Hypothesis:
+    """No path, for a reason."""
+    return Hypothesis((), (), np.zeros(0, np.int32), -np.inf, -np.inf, False, reason)
+
+
+def segments(
+    graph: DecodingGraph, alignment: Sequence[int], words: Sequence[int]
+) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """The times of words and of their tokens.
+
+    Args:
+        graph: what was decoded with.
+        alignment: (T,) the model's number of a token or of the blank in each frame.
+        words: the numbers of the words, in their order; the last may not have been said to its end.
+    """
+    runs = _runs(graph, alignment)
+    spelled = _spelled(graph, [run[0] for run in runs], words)
+    found_words, found_tokens = [], []
+    for number, taken in zip(words, spelled, strict=True):
+        name = graph.lexicon.words[number]
+        found_words.append(Segment(name, runs[taken[0]][1], runs[taken[-1]][2]))
+        found_tokens += [Segment(graph.tokens[runs[run][0]], *runs[run][1:]) for run in taken]
+    return tuple(found_words), tuple(found_tokens)
+
+
+def _runs(graph: DecodingGraph, alignment: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Token, start and end of each stretch of frames that read the same token."""
+    runs: list[tuple[int, int, int]] = []
+    before = graph.blank
+    for at, token in enumerate(alignment):
+        if token != graph.blank:
+            if token == before and graph.topology != "minimal":
+                runs[-1] = (token, runs[-1][1], at + 1)
+            else:
+                runs.append((token, at, at + 1))
+        before = token
+    return runs
+
+
+def _spelled(graph: DecodingGraph, tokens: Sequence[int], words: Sequence[int]) -> list[list[int]]:
+    """The runs that each word has: all spellings are tried, from every run at which the words before can end."""
+    separator = graph.lexicon.separator
+    share = graph.topology == "compact"  # equal neighbours may be one run
+    spellings = list(graph.lexicon.spellings.values())
+
+    def take(at: int, spelling: Sequence[int], last: bool) -> list[int]:
+        """The runs of a spelling from a run on; none if it is not there."""
+        taken: list[int] = []
+        for token in spelling:
+            if at < len(tokens) and tokens[at] == token:
+                at += 1
+            elif at == len(tokens) and last and taken:
+                break
+            elif not (share and at and tokens[at - 1] == token):
+                return []
+            taken.append(at - 1)
+        return taken
+
+    ways: list[dict[int, tuple[int, list[int]]]] = []  # of each word: the run after it -> that before it, its own
+    ends = {0}
+    for number in words:
+        way: dict[int, tuple[int, list[int]]] = {}
+        for end in sorted(ends):
+            begin = end + (separator is not None and end < len(tokens) and tokens[end] == separator)
+            for spelling in spellings[number - 1]:
+                if taken := take(begin, spelling, len(ways) == len(words) - 1):
+                    way.setdefault(taken[-1] + 1, (end, taken))
+        ways.append(way)
+        ends = set(way)
+    if not ends:  # a defect of the graph or of a backend
+        raise ValueError("the words cannot be spelled by the alignment")
+    end, found = max(ends), []
+    for way in reversed(ways):
+        end, taken = way[end]
+        found.append(taken)
+    return found[::-1]

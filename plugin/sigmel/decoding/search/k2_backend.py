@@ -1,0 +1,164 @@
+"""The backend for GPUs, and for those who have k2 anyway: a batch at a time.
+
+This module keeps to what torch 1.13 and k2 1.23 have: there are wheels of k2 for few versions of torch.
+
+https://github.com/k2-fsa/k2
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigmel.decoding.graph.build import DecodingGraph
+from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.openfst import without_epsilons
+from sigmel.decoding.search.hypothesis import Hypothesis, empty
+from sigmel.decoding.search.lattice import Lattice
+from sigmel.decoding.search.search import Search, check_utterance
+from sigmel.errors import SigmelError
+from sigmel.wheels import k2_wheel
+
+
+def problem() -> str:
+    """Why k2 cannot be used here, and what to do about it; "" if it can."""
+    try:
+        import k2  # noqa: F401
+    except Exception as error:  # one that was built for another torch fails in many ways
+        return f"k2 cannot be imported ({' '.join(str(error).split())[:200]}); install {k2_wheel()}"
+    return ""
+
+
+class PrunedGraph:
+    """A graph of whose paths only those within beams count, found by k2.
+
+    Args:
+        graph: such as that of a `DecodingGraph`.
+        search: how widely to search.
+        device: where.
+
+    Raises:
+        SigmelError: k2 cannot be used: the message names the wheel to install; or the graph is too large without
+            epsilons, which k2 does not take.
+    """
+
+    def __init__(self, graph: Graph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
+        if reason := problem():
+            raise SigmelError(reason)
+        self.graph = without_epsilons(graph)
+        self.search = search or Search()
+        self.device = torch.device(device)
+        self._fsa = _to_k2(self.graph, self.device)
+
+    def total_score(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the sum over all paths that were found; what `losses.total_score` gives without beams.
+
+        Args:
+            log_probs: (B, T, V) log-probabilities of the model's tokens; gradients go to them.
+            lengths: (B,) frames of each utterance.
+
+        Returns:
+            (B,) float64; -inf where no path is left.
+        """
+        total = torch.full((len(lengths),), float(self.graph.final[0]), dtype=torch.float64, device=self.device)
+        if which := _longest_first(lengths, [at for at, length in enumerate(lengths.tolist()) if length]):
+            found = self.intersect(log_probs, lengths, which).get_tot_scores(log_semiring=True, use_double_scores=True)
+            total = total.index_copy(0, torch.tensor(which, device=self.device), found)
+        return total
+
+    def intersect(self, log_probs: torch.Tensor, lengths: torch.Tensor, which: list[int]) -> Any:
+        """k2's lattices of some utterances, the longest first."""
+        import k2
+
+        pieces = torch.tensor([[at, 0, int(lengths[at])] for at in which], dtype=torch.int32)
+        return k2.intersect_dense_pruned(
+            self._fsa,
+            k2.DenseFsaVec(log_probs.to(self.device, torch.float32).clone(), pieces),
+            search_beam=self.search.beam,
+            output_beam=self.search.lattice_beam,
+            min_active_states=self.search.min_active,
+            max_active_states=self.search.max_active,
+        )
+
+
+def _longest_first(lengths: torch.Tensor, which: list[int]) -> list[int]:
+    """The order that k2 asks for."""
+    return sorted(which, key=lambda at: -int(lengths[at]))
+
+
+class K2Decoder:
+    """Decodes batches.
+
+    Args:
+        graph: what to decode with.
+        search: how widely.
+        device: where.
+    """
+
+    def __init__(self, graph: DecodingGraph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
+        self.graph = graph
+        self._pruned = PrunedGraph(graph.graph, search, device)
+
+    def lattices(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Lattice | Hypothesis]:
+        """All paths of each utterance within ``lattice_beam`` of its best one; or why there is none.
+
+        Args:
+            log_probs: (B, T, V) log-probabilities of the model's tokens.
+            lengths: (B,) frames of each.
+        """
+        log_probs = log_probs.detach()
+        pairs = zip(log_probs, lengths.tolist(), strict=True)
+        frames = [one[:length].float().cpu().numpy() for one, length in pairs]
+        found: dict[int, Lattice | Hypothesis] = {}
+        for at, one in enumerate(frames):
+            if reason := check_utterance(one, len(self.graph.tokens)):
+                found[at] = empty(reason)
+        # k2 gives nothing where no path ends as it should; Kaldi then lets paths end anywhere, and so do we.
+        pruned, beam = self._pruned, self._pruned.search.lattice_beam
+        for complete in (True, False):
+            if not (left := _longest_first(lengths, [at for at in range(len(frames)) if at not in found])):
+                break
+            if not complete:
+                anywhere = replace(pruned.graph, final=np.zeros_like(pruned.graph.final))
+                pruned = PrunedGraph(anywhere, pruned.search, pruned.device)
+            lattice = pruned.intersect(log_probs, lengths, left)
+            for number, at in enumerate(left):
+                if (paths := _from_k2(lattice[number], pruned.graph)) is not None:
+                    found[at] = Lattice.canonical(self.graph, frames[at], paths, beam, complete)
+        return [found.get(at, empty("no path is left")) for at in range(len(frames))]
+
+
+def _to_k2(graph: Graph, device: torch.device) -> Any:
+    """A vector of one FSA; its labels are the model's tokens, and ``graph_arc`` says which arc is which of ours.
+
+    k2 has one state to end in, to which arcs labelled -1 lead: they are numbered after all others, by state.
+    """
+    import k2
+
+    ends = np.flatnonzero(np.isfinite(graph.final)).astype(np.int32)
+    src = np.concatenate([graph.src, ends])
+    dst = np.concatenate([graph.dst, np.full(len(ends), graph.num_states, np.int32)])
+    label = np.concatenate([graph.label - 1, np.full(len(ends), -1, np.int32)])
+    score = np.concatenate([graph.score, graph.final[ends]])
+    order = np.argsort(src, kind="stable").astype(np.int32)
+    columns = np.stack([src, dst, label, score.view(np.int32)], axis=1)[order]
+    fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(columns)))
+    fsa.graph_arc = torch.from_numpy(order)
+    return k2.create_fsa_vec([fsa]).to(device)
+
+
+def _from_k2(one: Any, graph: Graph) -> Graph | None:
+    """One FSA of the result, whose arcs know those of ``graph``; None if it is empty."""
+    arcs = one.arcs.values().cpu().numpy()
+    if not len(arcs):
+        return None
+    number = one.graph_arc.cpu().numpy()
+    ends = number >= graph.num_arcs
+    final = np.full(int(arcs[:, :2].max()) + 1, -np.inf, np.float32)
+    final[arcs[ends, 0]] = graph.final[np.isfinite(graph.final)][number[ends] - graph.num_arcs]
+    src, dst = (arcs[~ends, column] for column in range(2))
+    kept = number[~ends]
+    return Graph.from_arcs(src, dst, graph.label[kept], graph.aux[kept], graph.score[kept], final)

@@ -1,0 +1,184 @@
+"""The backend that is always there: Kaldi's decoders on the CPU.
+
+Povey et al., "Generating exact lattices in the WFST framework" (ICASSP 2012).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigmel.decoding.graph.build import DecodingGraph
+from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.openfst import from_lattice, to_openfst, without_epsilons
+from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, empty, segments
+from sigmel.decoding.search.lattice import Lattice
+from sigmel.decoding.search.search import NO_FRAME, Search, check_frames, check_utterance
+from sigmel.errors import SigmelError
+
+if TYPE_CHECKING:
+    import kaldifst
+
+# Kaldi adds costs in float32 and takes no infinite one: what is this unlikely is in no path.
+FLOOR = -1e4
+
+
+class KaldiDecoder:
+    """Decodes utterances one by one.
+
+    Args:
+        graph: what to decode with.
+        search: how widely.
+    """
+
+    def __init__(self, graph: DecodingGraph, search: Search | None = None) -> None:
+        self.graph = graph
+        self.search = search or Search()
+
+    @cached_property
+    def _fst(self) -> kaldifst.StdConstFst:
+        """What lattices are made with."""
+        return to_openfst(self.graph.graph)
+
+    @cached_property
+    def _with_end(self) -> kaldifst.StdConstFst:
+        """What the best path is found with."""
+        return to_openfst(_with_end(self.graph.graph, len(self.graph.tokens)))
+
+    def best(self, log_probs: NDArray[np.float32]) -> Hypothesis:
+        """The best path of an utterance.
+
+        Args:
+            log_probs: (T, V) log-probabilities of the model's tokens.
+        """
+        stream = self.stream()
+        stream.advance(log_probs)
+        return stream.finish()
+
+    def lattice(self, log_probs: NDArray[np.float32]) -> Lattice | Hypothesis:
+        """All paths of an utterance within ``lattice_beam`` of the best one; or why there is none.
+
+        Args:
+            log_probs: (T, V) log-probabilities of the model's tokens.
+        """
+        import kaldi_decoder
+
+        if problem := check_utterance(log_probs, len(self.graph.tokens)):
+            return empty(problem)
+        options = kaldi_decoder.LatticeSimpleDecoderConfig(
+            beam=self.search.beam, lattice_beam=self.search.lattice_beam
+        )
+        decoder = kaldi_decoder.LatticeSimpleDecoder(self._fst, options)
+        decoder.decode(kaldi_decoder.DecodableCtc(_costs(log_probs)))
+        complete = math.isfinite(decoder.final_relative_cost())
+        found, raw = decoder.get_raw_lattice()
+        if not found:
+            return empty("no path is left")
+        paths = without_epsilons(from_lattice(raw))
+        return Lattice.canonical(self.graph, log_probs, paths, self.search.lattice_beam, complete)
+
+    def stream(self) -> KaldiStream:
+        """Decode an utterance piece by piece."""
+        return KaldiStream(self)
+
+
+class KaldiStream:
+    """An utterance that is decoded piece by piece; the pieces give what the whole gives.
+
+    Attributes:
+        frames: how many frames were decoded.
+    """
+
+    def __init__(self, decoder: KaldiDecoder) -> None:
+        import kaldi_decoder
+
+        search = decoder.search
+        options = kaldi_decoder.FasterDecoderOptions(
+            beam=search.beam, max_active=search.max_active, min_active=search.min_active
+        )
+        self._graph = decoder.graph
+        self._fst = decoder._with_end  # Kaldi's decoder does not keep it alive
+        self._decoder = kaldi_decoder.FasterDecoder(decoder._with_end, options)
+        self._decoder.init_decoding()
+        self._problem = ""
+        self._finished = False
+        self.frames = 0
+
+    def advance(self, log_probs: NDArray[np.float32]) -> None:
+        """Decode further frames.
+
+        Args:
+            log_probs: (T, V) log-probabilities of the model's tokens.
+
+        Raises:
+            SigmelError: V is not the number of the graph's tokens, or the stream is finished.
+        """
+        if self._finished:
+            raise SigmelError("the stream is finished; decode another utterance with another one")
+        self._problem = self._problem or check_frames(log_probs, len(self._graph.tokens))
+        if self._problem or not len(log_probs):
+            return
+        end = np.full((len(log_probs), 1), FLOOR, np.float32)
+        self._decode(np.concatenate([_costs(log_probs), end], axis=1))
+        self.frames += len(log_probs)
+
+    def partial(self) -> Hypothesis:
+        """The best path so far, wherever it ends."""
+        if self._problem or not self.frames:
+            return empty(self._problem or NO_FRAME)
+        return self._path()
+
+    def finish(self) -> Hypothesis:
+        """The best path that ends where the graph may end; if none is left, the best that is."""
+        if self.frames and not self._problem and not self._finished:
+            # What cannot end has a blank more, and not a token: that could write a word that was never said.
+            end = np.full((1, len(self._graph.tokens) + 1), 2 * FLOOR, np.float32)
+            end[:, self._graph.blank] = FLOOR
+            end[:, -1] = 0.0
+            self._decode(end)
+        self._finished = True
+        return self.partial()
+
+    def _decode(self, costs: NDArray[np.float32]) -> None:
+        import kaldi_decoder
+
+        done = self._decoder.num_frames_decoded()
+        self._decoder.advance_decoding(kaldi_decoder.DecodableCtc(np.ascontiguousarray(costs), offset=done))
+
+    def _path(self) -> Hypothesis:
+        import kaldifst
+
+        found, path = self._decoder.get_best_path()
+        if not found:
+            return empty("no path is left")
+        _, labels, words, weight = kaldifst.get_linear_symbol_sequence(path)
+        model_score = -weight.value2
+        complete = self._finished and labels[-1] == len(self._graph.tokens) + 1
+        if self._finished and not complete:
+            model_score -= FLOOR  # what every path has paid for not ending
+        alignment = np.asarray(labels[: self.frames], np.int32) - 1
+        spoken, tokens = segments(self._graph, alignment.tolist(), words)
+        reason = NO_END if self._finished and not complete else ""
+        return Hypothesis(spoken, tokens, alignment, model_score - weight.value1, -weight.value1, complete, reason)
+
+
+def _with_end(graph: Graph, num_tokens: int) -> Graph:
+    """The graph with a token more, which is read after the last frame where the graph may end.
+
+    Kaldi's decoder prefers paths that end there at any time, if the graph says where that is. So it is told that paths
+    may end anywhere.
+    """
+    ends = np.flatnonzero(np.isfinite(graph.final))
+    last, label = np.full(len(ends), graph.num_states), np.full(len(ends), num_tokens + 1)
+    anywhere = replace(graph, final=np.zeros_like(graph.final))
+    return anywhere.with_arcs(ends, last, label, 0 * ends, graph.final[ends], [0.0])
+
+
+def _costs(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probabilities as Kaldi takes them."""
+    return np.ascontiguousarray(np.maximum(log_probs, FLOOR), np.float32)

@@ -1,0 +1,1 @@
+"""What is read and written: audio, manifests, lists of sources; safely, and by several processes."""

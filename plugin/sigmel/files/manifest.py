@@ -1,0 +1,202 @@
+"""Manifests: one utterance a line, in JSON, as NeMo reads and writes them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sigmel.errors import SigmelError
+from sigmel.files.atomic import atomic_path
+from sigmel.files.audio import AudioError, check_audio, read_audio
+
+_FIELDS = ("id", "audio_filepath", "duration", "text", "speaker")
+
+
+class ManifestError(SigmelError):
+    """A manifest that cannot be read; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and its transcript.
+
+    Attributes:
+        id: unique within a manifest.
+        audio_filepath: absolute, or relative to the manifest's folder.
+        duration: in seconds.
+        text: the transcript; empty where there is none.
+        speaker: name of the speaker; empty where unknown.
+        extra: whatever else stands in the manifest's row.
+    """
+
+    id: str
+    audio_filepath: str
+    duration: float
+    text: str = ""
+    speaker: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        """Raise a SigmelError naming the utterance and the field that has a wrong type or value."""
+        for name in ("id", "audio_filepath", "text", "speaker"):
+            if not isinstance(getattr(self, name), str):
+                raise SigmelError(f"utterance {self.id!r}: {name} must be a string, not {getattr(self, name)!r}")
+        for name in ("id", "audio_filepath"):
+            if not getattr(self, name):
+                raise SigmelError(f"utterance {self.id!r}: {name} is empty")
+        duration = self.duration
+        if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not 0 <= duration < math.inf:
+            raise SigmelError(f"utterance {self.id!r}: duration must be a number of seconds, not {duration!r}")
+        clash = sorted(set(self.extra) & set(_FIELDS))
+        if clash:
+            raise SigmelError(f"utterance {self.id!r}: extra repeats {', '.join(clash)}")
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of a manifest."""
+        return {name: getattr(self, name) for name in _FIELDS} | self.extra
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Utterance:
+        """From the row of a manifest; a row without an id is named after its audio file.
+
+        Raises:
+            SigmelError: ``audio_filepath`` or ``duration`` is missing, or a value is wrong.
+        """
+        missing = [name for name in ("audio_filepath", "duration") if name not in row]
+        if missing:
+            raise SigmelError(f"{' and '.join(missing)} missing")
+        known = {name: row[name] for name in _FIELDS if name in row}
+        known.setdefault("id", Path(str(row["audio_filepath"])).stem)
+        utterance = cls(**known, extra={name: value for name, value in row.items() if name not in _FIELDS})
+        utterance.validate()
+        return utterance
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
+    """Yield the utterances of a manifest one by one; blank lines are passed over.
+
+    Raises:
+        ManifestError: the file is missing, or a line is not a row of a manifest; the message says ``file:line``.
+    """
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _parse(line, f"{path}:{number}")
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such manifest") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not a text file in UTF-8: {error}") from error
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a manifest, with absolute paths of their audio.
+
+    Raises:
+        ManifestError: see `read_manifest`; or the manifest holds no utterance.
+    """
+    folder = Path(path).parent.resolve()
+    rows = [u.to_row() | {"audio_filepath": str(folder / u.audio_filepath)} for u in read_manifest(path)]
+    if not rows:
+        raise ManifestError(f"{path}: holds no utterance")
+    return rows
+
+
+def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:
+    """Write a manifest atomically.
+
+    Returns:
+        The number of utterances written.
+
+    Raises:
+        SigmelError: an utterance has a wrong value, or two share an id.
+    """
+    seen: set[str] = set()
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for utterance in utterances:
+            utterance.validate()
+            if utterance.id in seen:
+                raise SigmelError(f"{path}: two utterances have the id {utterance.id!r}")
+            seen.add(utterance.id)
+            file.write(json.dumps(utterance.to_row(), ensure_ascii=False) + "\n")
+    return len(seen)
+
+
+class Skipped(NamedTuple):
+    """An utterance that cannot be trained on, and why."""
+
+    utterance: Utterance
+    reason: str
+
+
+def filter_trainable(
+    utterances: Iterable[Utterance],
+    folder: str | os.PathLike[str] = ".",
+    frame_duration: float = 0.04,
+    count_tokens: Callable[[str], int] = len,
+) -> tuple[list[Utterance], list[Skipped]]:
+    """Part the utterances a CTC model can learn from, from those it cannot.
+
+    Skipped are: an empty transcript; a transcript with more tokens than the audio has frames after subsampling; audio
+    that cannot be read, is silent, clipped or too short, see :func:`sigmel.files.audio.check_audio`.
+
+    Args:
+        utterances: of one manifest.
+        folder: what relative audio paths are relative to.
+        frame_duration: seconds between two frames after subsampling.
+        count_tokens: the number of tokens of a transcript; by default its characters.
+
+    Returns:
+        The utterances kept, and those skipped, each with its reason; both in the order given.
+    """
+    kept: list[Utterance] = []
+    skipped: list[Skipped] = []
+    for utterance in utterances:
+        reason = _fault(utterance, Path(folder), frame_duration, count_tokens)
+        if reason is None:
+            kept.append(utterance)
+        else:
+            skipped.append(Skipped(utterance, reason))
+    return kept, skipped
+
+
+def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
+    """Write the utterances that were skipped, each row with its ``reason``."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for utterance, reason in skipped:
+            file.write(json.dumps(utterance.to_row() | {"reason": reason}, ensure_ascii=False) + "\n")
+
+
+def _fault(
+    utterance: Utterance, folder: Path, frame_duration: float, count_tokens: Callable[[str], int]
+) -> str | None:
+    if not utterance.text.strip():
+        return "empty transcript"
+    try:
+        samples, sample_rate = read_audio(folder / utterance.audio_filepath)
+    except AudioError as error:
+        return str(error)
+    fault = check_audio(samples, sample_rate)
+    if fault is not None:
+        return fault
+    frames = int(len(samples) / sample_rate / frame_duration)
+    tokens = count_tokens(utterance.text)
+    return f"transcript of {tokens} tokens is longer than the audio of {frames} frames" if tokens > frames else None
+
+
+def _parse(line: str, where: str) -> Utterance:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ManifestError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
+    try:
+        return Utterance.from_row(row)
+    except SigmelError as error:
+        raise ManifestError(f"{where}: {error}") from error

@@ -1,0 +1,70 @@
+"""Recordings that a command is given: a folder, a manifest, or a list as Kaldi and ESPnet have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import soundfile
+
+from sigmel.errors import SigmelError
+from sigmel.files.manifest import Utterance, read_manifest
+
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".sph", ".opus"}
+
+
+def read_source(source: Path) -> list[Utterance]:
+    """The utterances of a source, with absolute paths; what a source does not know (duration, text) is 0 or empty.
+
+    Args:
+        source: a folder, searched through for audio files, whose ids are their paths without the suffix; a manifest
+            ``*.jsonl``; or a list ``*.scp`` of an id and a path a line.
+
+    Raises:
+        SigmelError: none of these, or it has no utterance, or two of one id.
+    """
+    if source.is_dir():
+        found = [_of_file(path, path.relative_to(source)) for path in sorted(source.rglob("*")) if _is_audio(path)]
+    elif source.suffix == ".jsonl":
+        folder = source.parent.resolve()
+        found = [
+            Utterance(**{**vars(u), "audio_filepath": str(folder / u.audio_filepath)}) for u in read_manifest(source)
+        ]
+    elif source.suffix == ".scp":
+        found = list(_of_list(source))
+    else:
+        raise SigmelError(f"{source}: expected a folder, a manifest (.jsonl) or a list (.scp)")
+    if not found:
+        raise SigmelError(f"{source}: holds no audio")
+    seen: set[str] = set()
+    for utterance in found:
+        if utterance.id in seen:
+            raise SigmelError(f"{source}: two utterances have the id {utterance.id!r}")
+        seen.add(utterance.id)
+    return found
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _of_file(path: Path, name: Path) -> Utterance:
+    return Utterance(id=name.with_suffix("").as_posix(), audio_filepath=str(path.resolve()), duration=0.0)
+
+
+def _of_list(source: Path) -> Iterator[Utterance]:
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigmelError(f"{source}: cannot be read as text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        utterance_id, _, path = line.strip().partition(" ")
+        path = path.strip()
+        if not line.strip():
+            continue
+        if not path or path.endswith("|"):
+            what = "a command" if path else "no path"
+            raise SigmelError(
+                f"{source}:{number}: {utterance_id} has {what}; expected an id and the path of an audio file"
+            )
+        yield Utterance(id=utterance_id, audio_filepath=str((source.parent / path).resolve()), duration=0.0)

@@ -1,0 +1,1 @@
+"""How hosts come to know our classes; nothing here imports a host."""

@@ -1,0 +1,1 @@
+"""Sigmoid attention in models of others."""

@@ -1,0 +1,1 @@
+"""Losses over graphs, and of transducers."""

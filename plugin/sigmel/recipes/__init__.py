@@ -1,0 +1,1 @@
+"""The workshop: corpora, augmentation, and the programs that recipes train and decode with."""

@@ -1,0 +1,1 @@
+"""Corpora that recipes make or fetch."""

@@ -1,0 +1,142 @@
+"""The Free Spoken Digit Dataset: recordings of single digits, and strings made of them.
+
+https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0: recordings ``{digit}_{speaker}_{index}.wav``,
+8 kHz, 50 of each digit by each speaker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmel.errors import SigmelError
+from sigmel.files.audio import AudioError, check_audio, read_audio
+from sigmel.files.manifest import Skipped, Utterance
+from sigmel.recipes import augment
+from sigmel.recipes.download import fetch_archive
+
+# Version 1.0.9 is the one with five speakers; size and checksum are those which TensorFlow Datasets has on record.
+ARCHIVE_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz"
+ARCHIVE_SHA256 = "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0"
+
+SAMPLE_RATE = 8000
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LONGEST = 7  # digits of a string
+
+
+class Recording(NamedTuple):
+    """One recorded digit."""
+
+    digit: int
+    speaker: str
+    take: int
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def find_recordings(folder: Path) -> list[Recording]:
+    """All recordings in ``folder`` or its ``recordings`` folder, sorted by speaker, digit and index."""
+    if not folder.is_dir():
+        raise SigmelError(f"--fsdd-dir: {folder} is no folder")
+    if (folder / "recordings").is_dir():
+        folder = folder / "recordings"
+    found = []
+    for path in folder.glob("*.wav"):
+        match = re.fullmatch(r"(\d)_(.+)_(\d+)", path.stem)
+        if match:
+            found.append(Recording(int(match[1]), match[2], int(match[3]), path))
+    if not found:
+        raise SigmelError(f"--fsdd-dir: {folder} holds no recordings {{digit}}_{{speaker}}_{{index}}.wav")
+    return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.take))
+
+
+def download(folder: Path) -> Path:
+    """Fetch and unpack the dataset below ``folder`` unless it is there; return where its recordings are."""
+
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        wanted = path.parent.name == "recordings" and path.suffix == ".wav"
+        return PurePosixPath("recordings", path.name) if wanted else None
+
+    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "fsdd-1.0.9", place, "--fsdd-dir")
+
+
+def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:
+    """Read and trim the recordings; return those that can be used, their samples by name, and the others."""
+    usable, samples, skipped = [], {}, []
+    for recording in recordings:
+        try:
+            audio, _ = read_audio(recording.path, SAMPLE_RATE)
+            fault = check_audio(audio, SAMPLE_RATE)
+        except AudioError as error:
+            fault = str(error)
+        if fault is None:
+            usable.append(recording)
+            samples[recording.name] = trim(audio)
+        else:
+            utterance = Utterance(recording.name, str(recording.path), 0.0, WORDS[recording.digit], recording.speaker)
+            skipped.append(Skipped(utterance, fault))
+    return usable, samples, skipped
+
+
+def trim(samples: np.ndarray, sample_rate: int = SAMPLE_RATE, depth: float = 40.0, margin: float = 0.03) -> np.ndarray:
+    """Cut silence from both ends: what is ``depth`` dB below the loudest 10 ms, but for ``margin`` seconds."""
+    hop = sample_rate // 100
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    power = np.square(frames).mean(axis=1)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-depth / 10))
+    if not len(loud):
+        return samples
+    keep = int(margin * sample_rate)
+    return samples[max(loud[0] * hop - keep, 0) : (loud[-1] + 1) * hop + keep]
+
+
+def even_strings(
+    recordings: Iterable[Recording], passes: int, rng: np.random.Generator
+) -> Iterator[Sequence[Recording]]:
+    """Strings of one speaker each that use every recording ``passes`` times: shuffled, and cut at random."""
+    by_speaker = defaultdict(list)
+    for recording in recordings:
+        by_speaker[recording.speaker].append(recording)
+    for own in by_speaker.values():
+        for _ in range(passes):
+            rest = [own[i] for i in rng.permutation(len(own))]
+            while rest:
+                length = int(rng.integers(1, LONGEST + 1))
+                part, rest = rest[:length], rest[length:]
+                yield part
+
+
+def join(parts: Sequence[np.ndarray], rng: np.random.Generator, loose: bool = False) -> np.ndarray:
+    """Lay out recordings one after another over a floor of noise, with short fades and natural gaps.
+
+    Most gaps are 30 to 300 ms, one in seven is a pause of up to 700 ms. ``loose`` draws from a wider range.
+    """
+    low, usual, long = (0.0, 0.4, 1.0) if loose else (0.03, 0.3, 0.7)
+    fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 200, dtype=np.float32)
+    pieces = []
+    for number, part in enumerate(parts):
+        longest = long if rng.random() < 1 / 7 else usual
+        gap = rng.uniform(low, longest) if number else rng.uniform(0.05, usual)
+        faded = part.copy()
+        faded[: len(fade)] *= fade[: len(faded)]
+        faded[-len(fade) :] *= fade[::-1][-len(faded) :]
+        pieces += [np.zeros(int(gap * SAMPLE_RATE), np.float32), faded]
+    pieces.append(np.zeros(int(rng.uniform(0.05, usual) * SAMPLE_RATE), np.float32))
+    joined = np.concatenate(pieces)
+    floor = 0.5 * np.median([floor_level(part) for part in parts])
+    return joined + floor * augment.coloured_noise(len(joined), rng, "pink")
+
+
+def floor_level(samples: np.ndarray) -> float:
+    """The level of the quietest tenth of the 10 ms frames: background, or the last of a word dying away."""
+    hop = SAMPLE_RATE // 100
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    return float(np.quantile(np.sqrt(np.square(frames).mean(axis=1)), 0.1)) if len(frames) else 0.0

@@ -1,0 +1,1 @@
+"""What recipes train, decode and speak with in NeMo."""

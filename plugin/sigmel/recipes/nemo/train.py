@@ -1,0 +1,254 @@
+"""Train a NeMo model from a Hydra configuration, so that a killed run goes on where it stopped.
+
+``python -m sigmel.recipes.nemo.train --config-path egs/fsdd/asr1/conf --config-name tiny recipe.exp_dir=exp/mine ...``
+
+NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)`` or the class
+that ``model.target`` names, ``fit``, ``save_to``) plus what a recipe needs: checks of the manifests before anything
+starts, one line of progress, ``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and
+``model.nemo`` that exists only when it is complete. The recipe's own options are the fields of `Recipe`, under
+``recipe`` in the configuration.
+NeMo's ``init_from_nemo_model: model.nemo``, at the top, begins with the weights of another model, see `initialise`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from nemo.collections.asr.models import EncDecCTCModelBPE
+from nemo.core import ModelPT
+from nemo.core.config import hydra_runner
+from nemo.utils import logging as nemo_logging
+from nemo.utils.model_utils import import_class_by_path
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.errors import SigmelError, exit_status
+from sigmel.files.atomic import atomic_path
+from sigmel.files.manifest import write_manifest
+from sigmel.models.stack import parameter_counts
+from sigmel.recipes.nemo.precision import allow_fused_optimizers
+from sigmel.recipes.nemo.progress import Progress
+from sigmel.recipes.trainable import trainable
+from sigmel.scoring.metrics import write_train_facts
+
+
+@dataclass
+class Recipe:
+    """Options of the recipe, beside NeMo's ``trainer`` and ``model``.
+
+    Attributes:
+        exp_dir: folder of the experiment.
+        seed: seed of the initial weights, the order of the data and the augmentation.
+        threads: CPU threads; None leaves torch's choice.
+        log_every: steps between two rows of ``metrics.csv``.
+        checkpoint_every: steps between two checkpoints; a killed run loses at most so many.
+        average_last: the final weights are the mean of this many last checkpoints; 1 takes the last alone.
+    """
+
+    exp_dir: str = MISSING
+    seed: int = 1
+    threads: int | None = None
+    log_every: int = 20
+    checkpoint_every: int = 200
+    average_last: int = 1
+
+    def validate(self) -> None:
+        """Raise a SigmelError that names a number too small."""
+        for name in ("log_every", "checkpoint_every", "average_last"):
+            if (value := getattr(self, name)) < 1:
+                raise SigmelError(f"recipe.{name}: {value} must be at least 1")
+
+
+def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
+    """Check every utterance of a data set before training, see `sigmel.recipes.trainable`.
+
+    Where some have to be left out, the section then reads a manifest of the others, ``<exp_dir>/<name>.jsonl``.
+
+    Raises:
+        SigmelError: the section names no manifest, or see `sigmel.recipes.trainable`.
+    """
+    if not section.manifest_filepath:
+        raise SigmelError(f"model.{name}_ds.manifest_filepath: names no manifest")
+    frame = model.preprocessor.window_stride * model.encoder.get("subsampling_factor", 1)
+    listed = exp_dir / f"{name}.skipped.jsonl"
+    kept, skipped = trainable(Path(section.manifest_filepath), Path(model.tokenizer.dir), frame, listed)
+    if skipped:
+        section.manifest_filepath = str(exp_dir / f"{name}.jsonl")
+        write_manifest(section.manifest_filepath, kept)
+
+
+def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
+    """Raise a SigmelError if ``checkpoint`` cannot be read, or was made with other settings than ``cfg``."""
+    if settings.read_text() != OmegaConf.to_yaml(cfg, resolve=True):
+        raise SigmelError(
+            f"{settings.parent} was begun with other settings (see {settings.name}); remove it to start anew"
+        )
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    except Exception as error:  # a damaged file fails in many ways
+        raise SigmelError(f"{checkpoint}: a damaged checkpoint; remove it to go on from an earlier one") from error
+
+
+def initialise(model: ModelPT, cfg: DictConfig) -> None:
+    """Begin with the weights of ``init_from_nemo_model``, if the configuration names one: with all of them.
+
+    NeMo would leave at its random start what the file lacks, and drop what the model lacks. It still does so where
+    ``init_from_nemo_model`` is a mapping that includes and excludes parts, which asks for it. An option of the encoder
+    that is not the file's is told: it may be meant, but no weight shows it.
+
+    Raises:
+        SigmelError: the file is no model that NeMo can restore, or not one of these parameters and shapes.
+    """
+    path = cfg.get("init_from_nemo_model")
+    if isinstance(path, str):
+        if not Path(path).is_file():
+            raise SigmelError(f"init_from_nemo_model: {path}: no such file")
+        check_when_loaded(model, lambda name: True)
+    try:
+        model.maybe_init_from_pretrained_checkpoint(cfg)
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"init_from_nemo_model: {path}: {error}") from error
+    if isinstance(path, str) and isinstance(model, EncDecCTCModelBPE):
+        signature = inspect.signature(type(getattr(model.encoder, "core", model.encoder)))
+        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+        theirs = defaults | _encoder_options(EncDecCTCModelBPE.restore_from(path, return_config=True))
+        for name, value in (defaults | _encoder_options(model.cfg)).items():
+            if value != theirs.get(name):
+                print(f"encoder.{name}: {value}, but {path} has {theirs.get(name)}")
+
+
+def _encoder_options(model: DictConfig) -> dict[str, Any]:
+    """What the encoder section says of the encoder, whether it is `RegisteredEncoder` or not."""
+    section = OmegaConf.to_container(model.encoder, resolve=True)
+    options = section.pop("conf", None) or {}
+    return {name: value for name, value in (section | options).items() if name not in ("_target_", "encoder")}
+
+
+def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
+    """Replace the model's weights by their mean with those of ``checkpoints``."""
+    states = [torch.load(path, map_location="cpu", weights_only=False)["state_dict"] for path in checkpoints]
+    mean = model.state_dict()
+    for key, value in mean.items():
+        if value.is_floating_point():
+            mean[key] = torch.stack([value.cpu(), *(state[key] for state in states)]).mean(0)
+    model.load_state_dict(mean)
+
+
+def train(cfg: DictConfig) -> None:
+    """Train as ``cfg`` says; go on from the newest checkpoint where there is one.
+
+    Raises:
+        SigmelError: a setting or a manifest that cannot be used.
+        SystemExit: with 130, after Ctrl-C.
+    """
+    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), cfg.recipe))
+    recipe.validate()
+    exp_dir = Path(recipe.exp_dir)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    folder, settings = exp_dir / "checkpoints", exp_dir / "config.yaml"
+    resume = max(folder.glob("*.ckpt"), key=_step, default=None)
+    if resume:
+        check_resumable(resume, cfg, settings)
+    else:
+        with atomic_path(settings) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    model_class = _model_class(cfg.model)
+    if issubclass(model_class, EncDecCTCModelBPE):
+        for name in ("train", "validation"):
+            check_manifest(name, cfg.model[f"{name}_ds"], cfg.model, exp_dir)
+
+    saving = ModelCheckpoint(
+        dirpath=folder,
+        monitor="step",
+        mode="max",
+        save_top_k=recipe.average_last,
+        every_n_train_steps=recipe.checkpoint_every,
+    )
+    # A resumed run must not see the random numbers of the first run again.
+    pl.seed_everything(recipe.seed + (_step(resume) if resume else 0), verbose=False)
+    progress = Progress(exp_dir / "metrics.csv", recipe.log_every)
+    options = {
+        "logger": False,
+        "enable_checkpointing": True,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": recipe.log_every,
+    }
+    try:
+        trainer = pl.Trainer(**{**cfg.trainer, **options}, callbacks=[progress, saving])
+        allow_fused_optimizers(trainer)
+        model = model_class(cfg=cfg.model, trainer=trainer)
+        if not resume:
+            initialise(model, cfg)
+    except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
+        raise SigmelError(str(error.__cause__ or error)) from error
+    counts = parameter_counts(model)
+    print(
+        f"training {counts.total:,} parameters ({counts.active:,} active) for {trainer.max_steps} steps on "
+        f"{torch.get_num_threads()} threads" + (f", from {resume.name}" if resume else "")
+    )
+    try:
+        trainer.fit(model, ckpt_path=resume)
+    except (SystemExit, KeyboardInterrupt):
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+    if recipe.average_last > 1:
+        earlier = [path for path in folder.glob("*.ckpt") if _step(path) < trainer.global_step]
+        average(model, sorted(earlier, key=_step)[1 - recipe.average_last :])
+    write_train_facts(exp_dir / "train.json", progress.seconds, trainer.global_step, counts)
+    with atomic_path(exp_dir / "model.nemo") as temporary:
+        model.save_to(str(temporary))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _model_class(model: DictConfig) -> type[ModelPT]:
+    """What `model.target` names; a CTC model with subwords where there is none."""
+    target = model.get("target")
+    if target is None:
+        return EncDecCTCModelBPE
+    try:
+        found = import_class_by_path(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SigmelError(f"model.target: {target}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, ModelPT)):
+        raise SigmelError(f"model.target: {target} is no model of NeMo's")
+    return found
+
+
+def _step(checkpoint: Path) -> int:
+    """Return the step in a name such as ``epoch=3-step=400.ckpt``."""
+    return int(checkpoint.stem.rpartition("=")[2])
+
+
+@hydra_runner(config_path=".")
+def main(cfg: DictConfig) -> None:
+    """Run `train` and exit as `exit_status` says."""
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    def command() -> None:
+        try:
+            train(cfg)
+        except OmegaConfBaseException as error:  # a key or a value that the configuration cannot have
+            raise SigmelError(str(error)) from error
+
+    sys.exit(exit_status(command))
+
+
+if __name__ == "__main__":
+    main()

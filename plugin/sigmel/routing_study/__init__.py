@@ -1,0 +1,1 @@
+"""Where routers send frames: measures, tables, plots and a page."""

@@ -1,0 +1,1 @@
+"""Error rates, results and comparisons."""

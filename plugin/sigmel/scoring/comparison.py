@@ -1,0 +1,364 @@
+"""``sigmel compare``: systems trained with several seeds, compared on the same test sets.
+
+Differences come with the paired bootstrap of Bisani and Ney (ICASSP 2004) over utterances, extended to seeds: of each
+system the seeds are drawn anew too, as what a second training would give is the question. With one seed a system, only
+utterances are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from sigmel.errors import SigmelError
+from sigmel.files.atomic import atomic_dir
+from sigmel.files.pictures import load_pyplot
+from sigmel.scoring.errors import read_utterances
+from sigmel.scoring.results import environment, markdown_table, put_between
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AVERAGE = "out of domain"  # the mean of the error rates of all sets but those in domain
+REPLICATIONS = 10000
+LOSS_STEPS = 100  # the training loss is the mean of the last so many
+
+
+@dataclass(frozen=True)
+class System:
+    """One kind of model, trained with several seeds.
+
+    Attributes:
+        name: what tables call it.
+        errors: by test set, (S, U) word errors of the S seeds in each of U utterances.
+        words: by test set, (U,) words of the references.
+        ids: by test set, the utterances.
+        train_loss: of each seed, at the end; what routers add to it, for their load, is left out.
+        facts: ``train.json`` of the first seed.
+        routing: ``routing.json`` of the first seed, where `sigmel routing` has made one.
+    """
+
+    name: str
+    errors: dict[str, np.ndarray]
+    words: dict[str, np.ndarray]
+    ids: dict[str, list[str]]
+    train_loss: list[float]
+    facts: dict[str, Any]
+    routing: dict[str, Any] | None
+
+    def wer(self, sets: Sequence[str]) -> np.ndarray:
+        """(S,) word error rate in percent, of each seed; of several sets the mean."""
+        return np.mean([100 * self.errors[name].sum(1) / self.words[name].sum() for name in sets], axis=0)
+
+
+def read_system(name: str, folders: Sequence[Path]) -> System:
+    """Read what a recipe left in the folders of a system, one a seed.
+
+    Raises:
+        SigmelError: a folder is not complete, a file cannot be read, or the seeds were tested on different utterances.
+    """
+    errors: dict[str, list[list[int]]] = {}
+    words: dict[str, list[int]] = {}
+    ids: dict[str, list[str]] = {}
+    losses = []
+    for folder in folders:
+        scored = sorted((folder / "score").glob("*/per_utt.jsonl"))
+        if not scored or not (folder / "train.json").exists():
+            raise SigmelError(f"{folder}: has no train.json or nothing in score/; train and score it first")
+        for path in scored:
+            rows, test_set = read_utterances(path), path.parent.name
+            found = [row["id"] for row in rows]
+            if ids.setdefault(test_set, found) != found:
+                raise SigmelError(f"{path}: other utterances than those of {folders[0]}; score the same set")
+            words[test_set] = [row["words"] for row in rows]
+            errors.setdefault(test_set, []).append([row["sub"] + row["del"] + row["ins"] for row in rows])
+        losses.append(final_loss(folder / "metrics.csv"))
+    if incomplete := [test_set for test_set, seeds in errors.items() if len(seeds) != len(folders)]:
+        raise SigmelError(f"{name}: not every seed has the set {incomplete[0]}")
+    report = folders[0] / "routing" / "routing.json"
+    return System(
+        name,
+        {test_set: np.array(seeds) for test_set, seeds in errors.items()},
+        {test_set: np.array(counts) for test_set, counts in words.items()},
+        ids,
+        losses,
+        json.loads((folders[0] / "train.json").read_text()),
+        json.loads(report.read_text()) if report.exists() else None,
+    )
+
+
+def final_loss(metrics: Path) -> float:
+    """The mean training loss of the last `LOSS_STEPS` steps in a ``metrics.csv``, without that of the routers."""
+    with metrics.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train_loss"]]
+    last = int(rows[-1]["step"])
+    losses = [(int(row["step"]), float(row["train_loss"]) - float(row["aux_loss"] or 0)) for row in rows]
+    return statistics.fmean(loss for step, loss in losses if step > last - LOSS_STEPS)
+
+
+class Rate(NamedTuple):
+    """An error rate in percent: measured, and (B,) in the replications of the bootstrap."""
+
+    measured: float
+    drawn: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher the error rate of one system is than that of another, relative to the latter, in percent.
+
+    Attributes:
+        change: what was measured; below 0 is better.
+        low, high: its 95 % interval.
+        better: the share of replications in which the first system had the lower error rate.
+    """
+
+    change: float
+    low: float
+    high: float
+    better: float
+
+
+def difference(rate: Rate, other: Rate) -> Difference:
+    """Compare two systems, whose replications belong together one by one."""
+    low, high = np.quantile(100 * (rate.drawn / other.drawn - 1), [0.025, 0.975])
+    better = float((rate.drawn < other.drawn).mean())
+    return Difference(100 * (rate.measured / other.measured - 1), float(low), float(high), better)
+
+
+def replicate(systems: Sequence[System], sets: Sequence[str], seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Draw utterances and seeds anew, `REPLICATIONS` times; {system: {set: (B,) error rates}}.
+
+    A replication has the same utterances for every system, and the same seeds of a system in every set; the seeds of
+    different systems have nothing to do with each other.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = {system.name: _draw(rng, len(system.train_loss)) for system in systems}  # (B, S)
+    rates: dict[str, dict[str, np.ndarray]] = {system.name: {} for system in systems}
+    for test_set in sets:
+        drawn = _draw(rng, len(systems[0].words[test_set]))  # (B, U)
+        words = drawn @ systems[0].words[test_set]
+        for system in systems:
+            errors = drawn @ system.errors[test_set].T  # (B, S)
+            mean = (errors * seeds[system.name]).sum(1) / len(system.train_loss)
+            rates[system.name][test_set] = 100 * mean / words
+    return rates
+
+
+def _draw(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(B, count) float: how often each of `count` things is drawn in `count` draws."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=REPLICATIONS).astype(np.float64)
+
+
+def compare(
+    systems: Sequence[System], pairs: Sequence[tuple[str, str]], in_domain: str, step_time: dict[str, float]
+) -> dict[str, Any]:
+    """Everything that the tables show, ready for JSON.
+
+    Args:
+        systems: all with the same test sets.
+        pairs: (system, baseline), which differences to look at.
+        in_domain: the test set that is no other domain than training.
+        step_time: by system, milliseconds of a training step.
+
+    Raises:
+        SigmelError: systems with other sets or utterances, or a pair or set that is not there.
+    """
+    first = systems[0]
+    for system in systems[1:]:
+        if system.ids != first.ids:
+            raise SigmelError(f"{system.name} and {first.name} were not tested on the same utterances")
+    if in_domain not in first.ids:
+        raise SigmelError(f"--in-domain: no set {in_domain}; there are {', '.join(first.ids)}")
+    by_name = {system.name: system for system in systems}
+    if strangers := [name for pair in pairs for name in pair if name not in by_name]:
+        raise SigmelError(f"--pair: no system {strangers[0]}; there are {', '.join(by_name)}")
+    outside = [name for name in first.ids if name != in_domain]
+    sets = {in_domain: [in_domain], AVERAGE: outside} | {name: [name] for name in outside}
+    found: dict[str, Any] = {"in_domain": in_domain, "sets": list(sets), "systems": [], "differences": []}
+    for system in systems:
+        row = {"system": system.name, "seeds": len(system.train_loss), "train_loss": _spread(system.train_loss)}
+        row |= {key: system.facts[key] for key in ("steps", "params_total", "params_active")}
+        row["step_ms"] = step_time.get(system.name)
+        row["wer"] = {name: _spread(system.wer(members).tolist()) for name, members in sets.items()}
+        found["systems"].append(row | {"routing": routing_summary(system.routing)})
+    replicated = replicate(systems, list(first.ids))
+    rates = {
+        (system.name, name): Rate(
+            float(system.wer(members).mean()), np.mean([replicated[system.name][member] for member in members], axis=0)
+        )
+        for system in systems
+        for name, members in sets.items()
+    }
+    for (one, other), name in itertools.product(pairs, sets):
+        change = difference(rates[one, name], rates[other, name])
+        found["differences"].append({"system": one, "baseline": other, "set": name} | asdict(change))
+    return found | {"environment": environment()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and the values themselves."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": list(values)}
+
+
+def routing_summary(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the papers compare routers by, from a ``routing.json``: means over layers, or over pairs of neighbours."""
+    if report is None:
+        return None
+    tables = report["tables"]
+    neighbours = [row for row in tables["overlap"] if row["other"] == row["layer"] + 1]
+    shared = [row["jaccard"] for row in neighbours if row["jaccard"] is not None]
+    wer: dict[str, list[float]] = {}
+    for row in tables["robustness"]:
+        condition = row["disturbance"] + ("" if row["value"] is None else f" {row['value']:g}")
+        wer.setdefault(condition, []).append(row["wer"])
+    return {
+        "relative_entropy": statistics.fmean(row["relative_entropy"] for row in tables["layers"]),
+        "cramers_v": statistics.fmean(row["cramers_v"] for row in neighbours if row["cramers_v"] is not None),
+        "jaccard": statistics.fmean(shared) if shared else None,
+        "wer": {condition: statistics.fmean(rates) for condition, rates in wer.items()},
+    }
+
+
+def tables(found: dict[str, Any]) -> str:
+    """The tables of a comparison, in Markdown."""
+    made_with = ", ".join(f"{name} {value}" for name, value in found["environment"].items())
+    parts = [_systems_table(found), _differences_table(found), _sets_table(found), _routing_table(found)]
+    return "\n\n".join([part for part in parts if part] + [f"Environment: {made_with}."])
+
+
+def _systems_table(found: dict[str, Any]) -> str:
+    header = [
+        "System",
+        "Seeds",
+        "Steps",
+        "Params (active)",
+        "Step, ms",
+        "Train loss",
+        "WER in domain",
+        f"WER {AVERAGE}",
+    ]
+    body = []
+    for row in found["systems"]:
+        parameters = f"{row['params_total'] / 1e6:.2f}M ({row['params_active'] / 1e6:.2f}M)"
+        step = "" if row["step_ms"] is None else f"{row['step_ms']:.0f}"
+        line = [row["system"], str(row["seeds"]), str(row["steps"]), parameters, step, _shown(row["train_loss"], 3)]
+        body.append([*line, *(_shown(row["wer"][name], 2) for name in (found["in_domain"], AVERAGE))])
+    return markdown_table(header, body)
+
+
+def _shown(spread: dict[str, Any], digits: int) -> str:
+    sd = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
+    return f"{spread['mean']:.{digits}f}{sd}"
+
+
+def _differences_table(found: dict[str, Any]) -> str:
+    body: dict[str, list[str]] = {}
+    for row in found["differences"]:
+        if row["set"] in (found["in_domain"], AVERAGE):
+            cells = [f"{row['change']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})", f"{100 * row['better']:.0f}"]
+            body.setdefault(f"{row['system']} against {row['baseline']}", []).extend(cells)
+    header = ["Relative difference, %", "WER in domain", "better", f"WER {AVERAGE}", "better"]
+    return markdown_table(header, [[name, *cells] for name, cells in body.items()])
+
+
+def _sets_table(found: dict[str, Any]) -> str:
+    header = ["WER %, mean over seeds", *(row["system"] for row in found["systems"])]
+    body = [
+        [name, *(_shown(row["wer"][name], 1) for row in found["systems"])] for name in found["sets"] if name != AVERAGE
+    ]
+    return markdown_table(header, body)
+
+
+def _routing_table(found: dict[str, Any]) -> str:
+    routed = [row for row in found["systems"] if row["routing"]]
+    if not routed:
+        return ""
+    tried = list(routed[0]["routing"]["wer"])
+    header = [
+        "Routers",
+        "entropy, % of most",
+        "neighbours, V",
+        "neighbours, Jaccard",
+        *(f"WER {name}" for name in tried),
+    ]
+    body = []
+    for row in routed:
+        about = row["routing"]
+        jaccard = "" if about["jaccard"] is None else f"{about['jaccard']:.2f}"
+        line = [row["system"], f"{100 * about['relative_entropy']:.0f}", f"{about['cramers_v']:.2f}", jaccard]
+        body.append(line + [f"{about['wer'][name]:.1f}" if name in about["wer"] else "" for name in tried])
+    return markdown_table(header, body)
+
+
+def plot(found: dict[str, Any]) -> Figure:
+    """Word error rates by set: a dot a seed, a line at the mean of a system."""
+    pyplot = load_pyplot()
+    systems, sets = found["systems"], found["sets"]
+    figure, axes = pyplot.subplots(figsize=(1.4 * len(sets) + 2, 4.5), layout="constrained")
+    for number, row in enumerate(systems):
+        offset = 0.8 * ((number + 0.5) / len(systems) - 0.5)
+        at = np.arange(len(sets)) + offset
+        colour = f"C{number}"
+        axes.hlines([row["wer"][name]["mean"] for name in sets], at - 0.05, at + 0.05, colour, label=row["system"])
+        for x, name in zip(at, sets, strict=True):
+            values = row["wer"][name]["values"]
+            axes.plot([x] * len(values), values, ".", color=colour, alpha=0.6)
+    axes.set_xticks(range(len(sets)), sets, rotation=30, ha="right")
+    axes.set_ylabel("WER %")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(ncols=2)
+    return figure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``sigmel compare``."""
+    parser.add_argument(
+        "--system",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar=("NAME", "DIR"),
+        help="a system and its experiments, one a seed; give it for each system",
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("SYSTEM", "BASELINE"),
+        help="a difference to look at; give it for each. Default: of each system from the first one",
+    )
+    parser.add_argument("--in-domain", default="test", help="the set that is no other domain (default: %(default)s)")
+    parser.add_argument("--step-time", type=Path, help="JSON, milliseconds of a training step by system")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results; must not exist yet")
+    parser.add_argument("--update-readme", type=Path, metavar="README", help="put the tables between its markers")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``sigmel compare``."""
+    if short := [given[0] for given in args.system if len(given) < 2]:
+        raise SigmelError(f"--system {short[0]}: names no experiment")
+    systems = [read_system(name, list(map(Path, folders))) for name, *folders in args.system]
+    step_time = json.loads(args.step_time.read_text()) if args.step_time else {}
+    first, *others = (system.name for system in systems)
+    pairs = args.pair or [(name, first) for name in others]
+    found = compare(systems, pairs, args.in_domain, step_time)
+    text = tables(found)
+    with atomic_dir(args.output) as folder:
+        (folder / "comparison.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (folder / "comparison.md").write_text(text + "\n", encoding="utf-8")
+        plot(found).savefig(folder / "wer.png", dpi=150)
+    print(text)
+    if args.update_readme:
+        put_between(args.update_readme, text)
+    return 0

@@ -1,0 +1,1 @@
+"""Text tokenizers, and archives and batches of dMel tokens."""

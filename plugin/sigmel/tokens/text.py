@@ -1,0 +1,127 @@
+"""Subword tokenizers (SentencePiece) trained on the text of manifests.
+
+``python -m sigmel.tokens.text train.jsonl --output DIR --type unigram --vocab-size 64`` writes ``tokenizer.model``,
+``tokenizer.vocab`` and ``vocab.txt`` into DIR: the folder that NeMo's ``tokenizer: {dir: DIR, type: bpe}`` wants. The
+folder appears only when it is complete.
+
+Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer and detokenizer for neural
+text processing" (https://arxiv.org/abs/1808.06226).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sigmel.errors import SigmelError, exit_status
+from sigmel.files.atomic import atomic_dir
+from sigmel.files.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+TYPES = ("unigram", "bpe", "char", "word")
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigram", vocab_size: int = 64) -> int:
+    """Train a tokenizer that covers every text.
+
+    Args:
+        texts: the transcripts; empty ones are ignored.
+        folder: where to write it; must not exist yet.
+        model_type: "unigram", "bpe", "char" or "word".
+        vocab_size: how many pieces, ``<unk>`` included; fewer are made when the text does not hold that many. Not
+            used by "char" and "word", whose size is that of the text's alphabet or vocabulary.
+
+    Returns:
+        The number of pieces.
+
+    Raises:
+        SigmelError: no text, an unknown type, or a vocabulary smaller than the text's alphabet.
+    """
+    sentencepiece = _sentencepiece()
+    if model_type not in TYPES:
+        raise SigmelError(f"tokenizer type {model_type!r} is unknown; one of {', '.join(TYPES)}")
+    sentences = [text for text in texts if text.strip()]
+    if not sentences:
+        raise SigmelError("no text to train a tokenizer on: every transcript is empty")
+    alphabet = sorted({character for text in sentences for character in text.replace(" ", "▁")} | {"▁"})
+    if model_type in ("unigram", "bpe") and vocab_size <= len(alphabet):
+        raise SigmelError(
+            f"a vocabulary of {vocab_size} cannot hold the text's {len(alphabet)} characters and <unk>; "
+            f"take at least {len(alphabet) + 1}"
+        )
+    if model_type == "word":
+        vocab_size = len({word for text in sentences for word in text.split()}) + 1
+    elif model_type == "char":
+        vocab_size = len(alphabet) + 1
+
+    with atomic_dir(folder) as temporary:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_prefix=str(temporary / "tokenizer"),
+            model_type=model_type,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,  # a small text gives fewer pieces
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+        processor = load_tokenizer(temporary)
+        for text in sentences:
+            if missing := uncovered(processor, text):
+                raise SigmelError(f"the {model_type} tokenizer does not cover {missing!r} of {text!r}")
+        size = processor.get_piece_size()
+        pieces = (processor.id_to_piece(i) for i in range(size) if not processor.is_unknown(i))
+        # NeMo also wants the pieces in WordPiece notation.
+        lines = (piece[1:] or piece if piece.startswith("▁") else f"##{piece}" for piece in pieces)
+        (temporary / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return size
+
+
+def load_tokenizer(path: Path) -> SentencePieceProcessor:
+    """Load a tokenizer: a file, or the ``tokenizer.model`` of a folder."""
+    sentencepiece = _sentencepiece()
+    path = Path(path) / "tokenizer.model" if Path(path).suffix != ".model" else Path(path)
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such file; train a tokenizer first (python -m sigmel.tokens.text)")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise SigmelError(f"{path}: not a SentencePiece model") from error
+
+
+def uncovered(processor: SentencePieceProcessor, text: str) -> list[str]:
+    """Return the parts of ``text`` that the tokenizer has no piece for."""
+    pieces = processor.encode(text, out_type=str)
+    return [piece for piece in pieces if processor.is_unknown(processor.piece_to_id(piece))]
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise SigmelError("tokenizers need SentencePiece: pip install sentencepiece") from error
+    return sentencepiece
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train a tokenizer from the command line."""
+    parser = argparse.ArgumentParser(description="Train a SentencePiece tokenizer on the text of manifests.")
+    parser.add_argument("manifests", nargs="+", type=Path, help="manifests (JSON lines) with the field `text`")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write; must not exist yet")
+    parser.add_argument("--type", choices=TYPES, default="unigram", help="default: %(default)s")
+    parser.add_argument("--vocab-size", type=int, default=64, help="number of pieces (default: %(default)s)")
+    args = parser.parse_args(argv)
+    texts = [utterance.text for manifest in args.manifests for utterance in read_manifest(manifest)]
+    size = train_tokenizer(texts, args.output, args.type, args.vocab_size)
+    print(f"{args.output}: {size} pieces ({args.type}) from {len(texts)} transcripts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

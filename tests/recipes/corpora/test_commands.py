@@ -1,0 +1,69 @@
+"""The grammar of spoken commands."""
+
+import re
+
+import numpy as np
+import pytest
+
+from sigmel.errors import SigmelError
+from sigmel.recipes.corpora import commands
+
+
+def test_at_least_300_words():
+    rng = np.random.default_rng(0)
+    said = {word for _ in range(30000) for word in commands.sentence(rng).split()}
+    assert len(said) >= 300
+    assert said <= set(commands.vocabulary())
+    assert len(said) > 0.97 * len(commands.vocabulary())
+    assert all(re.fullmatch("[a-z]+", word) for word in commands.vocabulary())
+
+
+def test_every_rule_is_defined_and_used():
+    referred = {
+        name for phrases in commands.RULES.values() for phrase in phrases for name in re.findall(r"\{(.*?)\}", phrase)
+    }
+    assert referred | {"command"} == set(commands.RULES)
+
+
+def test_sentences_are_of_moderate_length():
+    rng = np.random.default_rng(0)
+    lengths = [len(commands.sentence(rng).split()) for _ in range(2000)]
+    assert 4 < np.mean(lengths) < 8
+    assert max(lengths) <= 20
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "zero"), (13, "thirteen"), (40, "forty"), (42, "forty two"), (100, "one hundred"),
+     (342, "three hundred and forty two"), (905, "nine hundred and five")],
+)  # fmt: skip
+def test_spell(number, words):
+    assert commands.spell(number) == words
+
+
+@pytest.mark.parametrize(
+    ("day", "words"),
+    [(1, "first"), (12, "twelfth"), (20, "twentieth"), (22, "twenty second"), (30, "thirtieth"), (31, "thirty first")],
+)
+def test_spell_ordinal(day, words):
+    assert commands.spell_ordinal(day) == words
+
+
+def test_speakers_of_sets_are_disjoint():
+    train, dev, test = (set(commands.speakers(name)) for name in ("train", "dev", "test"))
+    assert len(train) > 70
+    assert len(dev) >= 5
+    assert len(test) >= 10
+    assert not (train & dev) | (train & test) | (dev & test)
+
+
+def test_unused_sentences_keep_to_their_parts():
+    rng = np.random.default_rng(0)
+    used = set()
+    for _ in range(50):
+        text = commands.unused_sentence(rng, range(10, 20), used, ("timer", "alarm"))
+        assert text not in used
+        assert commands.part_of(text) in range(10, 20)
+        used.add(text)
+    with pytest.raises(SigmelError, match="few sentences left of rise"):
+        commands.unused_sentence(rng, range(100), {"rise", "set"}, ("rise",))
