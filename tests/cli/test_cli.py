@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 import sigmel
-from sigmel import cli, doctor, registry, wheels
+from sigmel import cli, registry, wheels
+from sigmel.cli import doctor
 from sigmel.cli.table import table
 
 
@@ -86,13 +87,13 @@ def test_interrupts_and_missing_files_have_a_status_and_no_traceback(monkeypatch
     def fail(arguments):
         raise error
 
-    monkeypatch.setattr("sigmel.cli.list.run", fail)
+    monkeypatch.setattr("sigmel.cli.listing.run", fail)
     assert cli.main(["list"]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("sigmel.cli.list.run", lambda arguments: 1 / 0)
+    monkeypatch.setattr("sigmel.cli.listing.run", lambda arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["list"])
 
@@ -216,7 +217,8 @@ def test_table_aligns_wide_and_combining_characters():
 
 def test_output_that_the_terminal_cannot_encode_does_not_fail():
     code = (
-        "from sigmel import cli, listing; listing.run = lambda arguments: print('語 \\u2192') or 0\n"
+        "from sigmel import cli\nfrom sigmel.cli import listing\n"
+        "listing.run = lambda arguments: print('語 \\u2192') or 0\n"
         "raise SystemExit(cli.main(['list']))"
     )
     done = subprocess.run(

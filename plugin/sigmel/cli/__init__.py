@@ -15,7 +15,7 @@ import sigmel
 from sigmel.errors import exit_status
 
 VERBS = {
-    "list": ("sigmel.cli.list", "what is registered, and where it comes from"),
+    "list": ("sigmel.cli.listing", "what is registered, and where it comes from"),
     "doctor": ("sigmel.cli.doctor", "what this machine offers, and what is broken"),
     "espnet": ("sigmel.cli.espnet", "let ESPnet's own commands find sigmel's classes, or not"),
     "convert": ("sigmel.checkpoints.convert", "a recogniser of one host into that of the other"),
@@ -58,7 +58,3 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     except BrokenPipeError:  # The reader has seen enough, as in `sigmel list | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,7 @@ def load(path: Path) -> RoutedRecogniser:
     except NeedsHost as error:
         reason = error
     try:
-        host = importlib.import_module(f"sigmel.hosts.{HOSTS[path.suffix]}.routed")
+        host = importlib.import_module(f"sigmel.hosts.{HOSTS[path.suffix]}.recogniser")
     except SigmelError as error:  # it is not installed
         raise SigmelError(f"{reason}, and {error}") from error
     return host.load_recogniser(path)

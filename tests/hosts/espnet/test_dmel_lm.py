@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from sigmel import SigmelError
 from sigmel.features.dmel_frontend import DMelFrontend
-from sigmel.hosts.espnet import SigmelASRModel, speak, train, transcribe
+from sigmel.hosts.espnet import SigmelASRModel
 from sigmel.hosts.espnet.choices import _adapted
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
+from sigmel.recipes.espnet import speak, train, transcribe
 from sigmel.tokens.text import train_tokenizer
 
 SMALL = {"d_model": 32, "num_layers": 2, "num_heads": 2, "embedding_size": 4, "dropout": 0.0}

@@ -17,7 +17,7 @@ from sigmel import SigmelError
 from sigmel.decoding import build
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.tokens import read_tokens
-from sigmel.hosts.espnet import train, transcribe
+from sigmel.recipes.espnet import train, transcribe
 from sigmel.tokens.text import train_tokenizer
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from espnet2.tasks.asr import ASRTask
 
 from sigmel.cli import main
 from sigmel.errors import SigmelError
-from sigmel.hosts.espnet import routed
+from sigmel.hosts.espnet import recogniser as routed
 from sigmel.routing_study import recogniser
 
 GOLDEN = Path(__file__).parents[1] / "golden"

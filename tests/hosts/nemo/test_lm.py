@@ -13,8 +13,8 @@ from sigmel.cli import main
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.voice_print import voice_print
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest
-from sigmel.hosts.nemo import speak
 from sigmel.hosts.nemo.lm import DMelLMModel
+from sigmel.recipes.nemo import speak
 from sigmel.tokens.text import train_tokenizer
 
 

@@ -14,8 +14,8 @@ from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo import train, transcribe
 from sigmel.hosts.nemo.restore import load_model
+from sigmel.recipes.nemo import train, transcribe
 
 
 @pytest.fixture

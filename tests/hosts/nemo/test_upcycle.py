@@ -9,8 +9,8 @@ from omegaconf import OmegaConf, open_dict
 
 from sigmel.cli import main
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo import train
 from sigmel.models.upcycling import UPCYCLED
+from sigmel.recipes.nemo import train
 
 pytestmark = pytest.mark.xdist_group("nemo")
 
