@@ -16,7 +16,7 @@ from side_by_side import Row, compare, options, report
 
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search import k2_backend
 from sigmel.decoding.search.decoder import GraphDecoder

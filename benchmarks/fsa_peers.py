@@ -33,10 +33,9 @@ from side_by_side import Row, options, report
 from tqdm import tqdm
 
 from sigmel.cli.align import log_probs_of
-from sigmel.decoding.graph.arpa import write_arpa
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.ngrams import train_ngrams, write_arpa
 from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.decoder import GraphDecoder
 from sigmel.errors import exit_status

@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 import sigmel
-from sigmel import cli, registry, wheels
+from sigmel import cli, registry
 from sigmel.cli import doctor
 from sigmel.cli.table import table
 
@@ -190,24 +189,6 @@ def test_doctor_reports_plugins_that_do_not_load(libraries, capsys, monkeypatch,
 def test_doctor_does_not_know_every_name(capsys):
     assert cli.main(["doctor", "--require", "nemoo"]) == 2
     assert "--require nemoo: there is no such name; did you mean 'nemo'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("torch", "page"),
-    [("2.13.0+cpu", "cpu.html"), ("2.9.1+cu128", "cuda.html"), ("2.9.1", "cuda.html"), (None, "cpu")],
-)
-def test_the_advice_on_k2_names_torch_python_and_the_page(monkeypatch, torch, page):
-    def version(name):
-        if torch is None:
-            raise PackageNotFoundError(name)
-        return torch
-
-    monkeypatch.setattr(wheels, "version", version)
-    monkeypatch.setattr(sys, "platform", "linux")
-    advice = wheels.k2_wheel()
-    assert f"cp3{sys.version_info[1]}" in advice
-    assert f"k2-fsa.github.io/k2/{page}" in advice
-    assert f"torch{(torch or '').partition('+')[0]} " in advice
 
 
 def test_table_aligns_wide_and_combining_characters():

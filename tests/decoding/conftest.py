@@ -10,7 +10,7 @@ import torch
 
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.topology import TOPOLOGIES
 from sigmel.decoding.search.search import Search
 

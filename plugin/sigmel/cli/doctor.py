@@ -24,7 +24,6 @@ import sigmel
 from sigmel import registry
 from sigmel.cli.table import table
 from sigmel.errors import SigmelError
-from sigmel.wheels import k2_wheel
 
 IMPORT_SECONDS = 180
 REQUIRED = ("torch", "soundfile")
@@ -58,7 +57,7 @@ LIBRARIES = {
     "jiwer": Library("jiwer", "jiwer", "tests", "pip install 'sigmel[test]'"),
     "matplotlib": Library("matplotlib.figure", "matplotlib", "plots", "pip install 'sigmel[plot]'"),
     "onnxruntime": Library("onnxruntime", "onnxruntime", "tests", "pip install 'sigmel[test]'"),
-    "k2": Library("k2", "k2", "decoding", ""),  # not so simple, see k2_wheel()
+    "k2": Library("k2", "k2", "decoding", ""),  # see _k2_wheel()
     "triton": Library("triton", "triton", "GPU kernels", "comes with the CUDA builds of torch for Linux"),
 }
 
@@ -151,11 +150,17 @@ def _examine(name: str) -> Finding:
     try:
         installed = version(library.distribution)
     except PackageNotFoundError:
-        return Finding(name, library.use, "-", "not installed", k2_wheel() if name == "k2" else library.install)
+        return Finding(name, library.use, "-", "not installed", library.install or _k2_wheel())
     _, problem = _python(f"import {library.module}")
     if problem and name == "k2":
-        problem += f"; {k2_wheel()}"
+        problem += f"; {_k2_wheel()}"
     return Finding(name, library.use, installed, "broken" if problem else "ok", problem)
+
+
+def _k2_wheel() -> str:
+    """Where the wheels of k2 are, asked in a process of its own because the module that knows imports torch."""
+    output, _ = _python("from sigmel.decoding.search.k2_backend import k2_wheel; print(k2_wheel())")
+    return output.strip()
 
 
 def _torch_facts() -> tuple[str, list[str]]:

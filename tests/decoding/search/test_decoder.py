@@ -1,6 +1,7 @@
 """One decoder in front of the backends: batches, bad input, k2 that is not there."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -94,3 +95,21 @@ def test_auto_does_without_it(batch, monkeypatch):
     with pytest.warns(UserWarning, match="decoding on the CPU: k2 cannot be imported"):
         found = decoder.decode(log_probs.as_subclass(OnGpu), lengths)
     assert [one.words for one in found] == [one.words for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("torch", "page"),
+    [("2.13.0+cpu", "cpu.html"), ("2.9.1+cu128", "cuda.html"), ("2.9.1", "cuda.html"), (None, "cpu")],
+)
+def test_the_advice_on_k2_names_torch_python_and_the_page(monkeypatch, torch, page):
+    def version(name):
+        if torch is None:
+            raise PackageNotFoundError(name)
+        return torch
+
+    monkeypatch.setattr(k2_backend, "version", version)
+    monkeypatch.setattr(sys, "platform", "linux")
+    advice = k2_backend.k2_wheel()
+    assert f"cp3{sys.version_info[1]}" in advice
+    assert f"k2-fsa.github.io/k2/{page}" in advice
+    assert f"torch{(torch or '').partition('+')[0]} " in advice

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sigmel.decoding.graph.arpa import NGramModel, read_arpa
 from sigmel.decoding.graph.build import DecodingGraph
+from sigmel.decoding.graph.ngrams import NGramModel, read_arpa
 from sigmel.decoding.search import k2_backend
 from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder, KaldiStream
@@ -18,6 +20,7 @@ from sigmel.decoding.search.search import Search
 from sigmel.errors import SigmelError
 
 BACKENDS = ("auto", "kaldi", "k2")
+OPTIONS = ("graph", "backend", "beam", "lattice_beam", "rescore", "rescore_scale")
 
 
 class GraphDecoder:
@@ -125,3 +128,29 @@ def _utterances(log_probs: torch.Tensor, lengths: torch.Tensor) -> list:
     """The frames of each utterance as an array."""
     arrays = log_probs.detach().float().cpu().numpy()
     return [one[:length] for one, length in zip(arrays, lengths.tolist(), strict=True)]
+
+
+def add_decoding_options(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    """Let a command's parser, or a group of it, take them; words may be joined by - or by _, as ESPnet does."""
+    parser.add_argument(
+        "--graph", type=Path, required=required, help="decode with this graph, see `sigmel graph build`"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what decodes (default: %(default)s)")
+    parser.add_argument("--beam", type=float, default=Search.beam, help="of the search (default: %(default)s)")
+    parser.add_argument(
+        "--lattice-beam", "--lattice_beam", type=float, default=Search.lattice_beam, help="(default: %(default)s)"
+    )
+    parser.add_argument("--rescore", type=Path, help="n-gram model (.arpa, .arpa.gz) that rescores every lattice")
+    parser.add_argument(
+        "--rescore-scale", "--rescore_scale", type=float, default=1.0, help="multiplies its scores (%(default)s)"
+    )
+
+
+def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What they say, but for the graph itself: options of `GraphDecoder`, and of `sigmel.hosts.nemo.use_graph`."""
+    return {
+        "backend": arguments.backend,
+        "search": Search(beam=arguments.beam, lattice_beam=arguments.lattice_beam),
+        "rescore": arguments.rescore,
+        "rescore_scale": arguments.rescore_scale,
+    }

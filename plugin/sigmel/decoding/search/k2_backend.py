@@ -7,7 +7,9 @@ https://github.com/k2-fsa/k2
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,6 @@ from sigmel.decoding.search.hypothesis import Hypothesis, empty
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.search import Search, check_utterance
 from sigmel.errors import SigmelError
-from sigmel.wheels import k2_wheel
 
 
 def problem() -> str:
@@ -30,6 +31,17 @@ def problem() -> str:
     except Exception as error:  # one that was built for another torch fails in many ways
         return f"k2 cannot be imported ({' '.join(str(error).split())[:200]}); install {k2_wheel()}"
     return ""
+
+
+def k2_wheel() -> str:
+    """Where the wheels of k2 are: each is built for one torch and one Python, so pip alone picks a wrong one."""
+    try:
+        found, _, build = version("torch").partition("+")
+    except PackageNotFoundError:
+        found, build = "", "cpu"
+    page = "cpu" if build == "cpu" or sys.platform != "linux" else "cuda"
+    names = f"torch{found} and cp{sys.version_info[0]}{sys.version_info[1]} in its name"
+    return f"the wheel with {names} at https://k2-fsa.github.io/k2/{page}.html, if there is one"
 
 
 class PrunedGraph:

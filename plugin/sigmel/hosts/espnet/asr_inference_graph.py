@@ -13,8 +13,7 @@ import torch
 from espnet2.bin import asr_inference
 from espnet2.bin.asr_inference import Hypothesis  # where it comes from is not the same in all versions
 
-from sigmel.decoding.search.decoder import GraphDecoder
-from sigmel.decoding.search.options import OPTIONS, add_decoding_options, decoding_options
+from sigmel.decoding.search.decoder import OPTIONS, GraphDecoder, add_decoding_options, decoding_options
 from sigmel.errors import SigmelError
 
 Result = tuple[str, list[str], list[int], Hypothesis]

@@ -24,8 +24,7 @@ import yaml
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 
-from sigmel.decoding.search.decoder import GraphDecoder
-from sigmel.decoding.search.options import add_decoding_options, decoding_options
+from sigmel.decoding.search.decoder import GraphDecoder, add_decoding_options, decoding_options
 from sigmel.errors import SigmelError, exit_status
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import parse_sample_rate, read_audio

@@ -22,7 +22,7 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 from torch.utils.data import DataLoader, IterableDataset
 
-from sigmel.decoding.search.options import add_decoding_options, decoding_options
+from sigmel.decoding.search.decoder import add_decoding_options, decoding_options
 from sigmel.errors import SigmelError, exit_status
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import read_audio

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from sigmel.decoding.search.neural import CausalLM
+from sigmel.decoding.search.rescoring import CausalLM
 from sigmel.errors import SigmelError
 
 WORDS = ["<s>", "</s>", "one", "two", "three"]

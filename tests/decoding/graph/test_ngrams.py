@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmel.decoding.graph.arpa import END, UNKNOWN, read_arpa, write_arpa
-from sigmel.decoding.graph.ngram_training import train_ngrams
+from sigmel.decoding.graph.ngrams import END, UNKNOWN, read_arpa, train_ngrams, write_arpa
 from sigmel.errors import SigmelError
 
 ARPA = """made by hand
