@@ -1,12 +1,13 @@
 """What every test shares: one thread a worker, fixed seeds, and where tests run."""
 
+import importlib.util
 import itertools
 import math
 import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 # Before torch is imported: workers share the cores, and threads on top of them only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,6 +62,15 @@ def processes(tmp_path_factory, monkeypatch):
         start_processes(work, (world, str(store), *arguments), world, start_method="forkserver")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def files() -> ModuleType:
+    """The files of users in `hosts/golden`, as its `make.py` describes them; `FOLDER` is where they lie."""
+    spec = importlib.util.spec_from_file_location("golden_files", TESTS / "hosts/golden/make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from espnet2.tasks.asr import ASRTask
 
 from sigmel.cli import main
 from sigmel.errors import SigmelError
-from sigmel.hosts.espnet import recogniser as routed
+from sigmel.hosts.espnet import recogniser as hosted
 from sigmel.routing_study import recogniser
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -53,7 +53,7 @@ def hybrid(corpus, tmp_path):
 
 @torch.no_grad()
 def test_what_needs_no_host_is_the_same_with_it():
-    plain, ours = (module.load_recogniser(GOLDEN / "espnet.zip") for module in (recogniser, routed))
+    plain, ours = (module.load_recogniser(GOLDEN / "espnet.zip") for module in (recogniser, hosted))
     assert ours.names == plain.names
     assert (ours.window_stride, ours.subsampling_factor) == (plain.window_stride, plain.subsampling_factor)
     waveforms, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
@@ -85,10 +85,10 @@ def test_a_hybrid_of_words_is_heard_through_ctc(hybrid, corpus, tmp_path):
 
 def test_what_cannot_be_looked_into_is_named(hybrid):
     with pytest.raises(SigmelError, match=r"model.pth: ctc_weight: 0: a model without CTC"):
-        routed.load_recogniser(hybrid(model_conf={"ctc_weight": 0.0}))
+        hosted.load_recogniser(hybrid(model_conf={"ctc_weight": 0.0}))
     stock = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
     with pytest.raises(SigmelError, match=r"model.pth: encoder: ConformerEncoder has no routers"):
-        routed.load_recogniser(hybrid(encoder="conformer", encoder_conf=stock))
+        hosted.load_recogniser(hybrid(encoder="conformer", encoder_conf=stock))
 
 
 def test_a_host_that_is_missing_is_named(tmp_path, capsys):

@@ -1,11 +1,9 @@
 """What ESPnet saved, NeMo loads, with the same log-probabilities; and what cannot be converted is named."""
 
-import importlib.util
 import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,30 +15,22 @@ from sigmel.cli import main
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(scope="module")
-def golden():
-    spec = importlib.util.spec_from_file_location("golden", GOLDEN / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_an_espnet_model_gives_in_nemo_what_it_gave_in_espnet(golden, tmp_path, capsys):
+def test_an_espnet_model_gives_in_nemo_what_it_gave_in_espnet(files, tmp_path, capsys):
     assert main(["convert", str(GOLDEN / "espnet.zip"), str(tmp_path / "model.nemo")]) == 0
     assert "model.nemo: omni_router, 5 tokens" in capsys.readouterr().out
-    log_probs = golden.nemo_log_probs(tmp_path / "model.nemo")
-    expected = torch.from_numpy(np.load(GOLDEN / "espnet.npy")).roll(-1, 1)  # NeMo's blank is the last
+    log_probs = files.nemo_log_probs(tmp_path / "model.nemo")
+    expected = files.expected("espnet.zip").roll(-1, 1)  # NeMo's blank is the last
     torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
-    assert golden.nemo_model(tmp_path / "model.nemo").tokenizer.ids_to_text([1, 3, 4]) == "one two"
+    assert files.nemo_model(tmp_path / "model.nemo").tokenizer.ids_to_text([1, 3, 4]) == "one two"
 
 
-def test_there_and_back_is_the_same_model(golden, tmp_path):
+def test_there_and_back_is_the_same_model(files, tmp_path):
     """NeMo to a .pth to an archive to NeMo."""
     for source, target in (("../nemo.nemo", "espnet/model.pth"), ("espnet/model.pth", "a.zip"), ("a.zip", "b.nemo")):
         source = GOLDEN / "nemo.nemo" if source.startswith("..") else tmp_path / source
         assert main(["convert", str(source), str(tmp_path / target)]) == 0
-    log_probs = golden.nemo_log_probs(tmp_path / "b.nemo")
-    expected = torch.from_numpy(np.load(GOLDEN / "nemo.npy"))
+    log_probs = files.nemo_log_probs(tmp_path / "b.nemo")
+    expected = files.expected("nemo.nemo")
     torch.testing.assert_close(log_probs[:, [0, 1, 2, 3, 5]], expected, atol=1e-5, rtol=0)
     assert log_probs[:, 4].max() < -1e3  # the token that only ESPnet has
     first, last = read_nemo(GOLDEN / "nemo.nemo"), read_nemo(tmp_path / "b.nemo")
