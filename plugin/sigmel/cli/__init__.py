@@ -1,6 +1,6 @@
-"""The command ``sigmel``: one verb a module, imported only when it is the verb asked for.
+"""The command `sigmel`: one verb a module, imported only when the user asks for that verb.
 
-A verb's module offers ``add_arguments(parser)`` and ``run(arguments) -> int``, the exit status.
+The module `sigmel.cli.<verb>` offers `add_arguments(parser)` and `run(args) -> int`, the exit status.
 """
 
 from __future__ import annotations
@@ -10,25 +10,48 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import sigmel
 from sigmel.errors import exit_status
 
-VERBS = {
-    "list": ("sigmel.cli.listing", "what is registered, and where it comes from"),
-    "doctor": ("sigmel.cli.doctor", "what this machine offers, and what is broken"),
-    "espnet": ("sigmel.cli.espnet", "let ESPnet's own commands find sigmel's classes, or not"),
-    "convert": ("sigmel.checkpoints.convert", "a recogniser of one host into that of the other"),
-    "upcycle": ("sigmel.checkpoints.upcycle", "a dense recogniser into one with routed experts, equal to it at first"),
-    "dmel": ("sigmel.cli.dmel", "recordings into dMel tokens, and sound of them"),
-    "graph": ("sigmel.cli.graph", "graphs to decode with: of a grammar, a language model, phrases"),
-    "align": ("sigmel.cli.align", "when each word of known texts was said; CTM and TextGrid files"),
-    "lm": ("sigmel.cli.lm", "small n-gram language models"),
-    "score": ("sigmel.scoring.errors", "word and character error rates of a decoded set"),
-    "results": ("sigmel.scoring.results", "the table of a results.json, printed or written into a README"),
-    "compare": ("sigmel.scoring.comparison", "systems trained with several seeds, on the same test sets"),
-    "plot": ("sigmel.scoring.plots", "training curves and expert use as PNG files"),
-    "routing": ("sigmel.cli.routing", "where a recogniser sends its frames: tables, plots and a page"),
+GROUPS = {
+    "use a model": {
+        "transcribe": "audio into text",
+        "speak": "text into audio",
+        "align": "when each word of known texts was said; CTM and TextGrid files",
+    },
+    "make a model": {
+        "tokenizer": "train a SentencePiece tokenizer on the text of manifests",
+        "train": "train a model in NeMo or ESPnet",
+        "graph": "graphs to decode with: of a grammar, a language model, phrases",
+        "lm": "small n-gram language models",
+        "upcycle": "a dense recogniser into one with routed experts, equal to it at first",
+        "convert": "a recogniser of one host into that of the other",
+    },
+    "look inside": {
+        "score": "word and character error rates of a decoded set",
+        "results": "the table of a results.json, printed or written into a README",
+        "compare": "systems trained with several seeds, on the same test sets",
+        "plot": "training curves and expert use as PNG files",
+        "routing": "where a recogniser sends its frames: tables, plots and a page",
+    },
+    "data": {"dmel": "recordings into dMel tokens, and sound of them"},
+    "environment": {
+        "list": "what is registered, and where it comes from",
+        "doctor": "what this machine offers, and what is broken",
+        "espnet": "run a program of ESPnet with sigmel's classes",
+        "espnet3": "run ESPnet3 with sigmel's classes",
+    },
+}
+VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
+ELSEWHERE = {  # verbs whose arguments have not moved into sigmel.cli yet
+    "convert": "sigmel.checkpoints.convert",
+    "upcycle": "sigmel.checkpoints.upcycle",
+    "score": "sigmel.scoring.errors",
+    "results": "sigmel.scoring.results",
+    "compare": "sigmel.scoring.comparison",
+    "plot": "sigmel.scoring.plots",
 }
 
 
@@ -36,25 +59,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status, see `sigmel.errors.exit_status`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # A terminal that cannot show a character is no failure.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="sigmel", description="Omni-router speech encoders: tools.")
-    parser.add_argument("--version", action="version", version=sigmel.__version__)
-    return exit_status(lambda: _run(parser, argv))
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no failure
+    return exit_status(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+def _run(argv: Sequence[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), None)
     try:
-        for verb, (module, summary) in VERBS.items():
-            subparser = verbs.add_parser(verb, help=summary, description=f"sigmel {verb}: {summary}.")
-            if verb == asked:
-                importlib.import_module(module).add_arguments(subparser)
-        arguments = parser.parse_args(argv)
-        status = importlib.import_module(VERBS[arguments.verb][0]).run(arguments)
+        parser = _parser(asked)
+        args, rest = parser.parse_known_args(argv)
+        if args.verb == "espnet3":
+            args.arguments = rest
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        status = _module(args.verb).run(args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # The reader has seen enough, as in `sigmel list | head -1`.
+    except BrokenPipeError:  # the reader has seen enough, as in `sigmel list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _parser(asked: str | None) -> argparse.ArgumentParser:
+    """The parser of all verbs, of which only the one asked for has its options."""
+    width = max(map(len, VERBS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="sigmel",
+        description="Omni-router speech encoders: tools.",
+        epilog="\n\n".join(
+            "\n".join([f"{group}:", *(f"  {verb:{width}}{summary}" for verb, summary in verbs.items())])
+            for group, verbs in GROUPS.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=sigmel.__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help="see below; sigmel VERB --help")
+    for verb, summary in VERBS.items():
+        subparser = verbs.add_parser(verb, description=f"sigmel {verb}: {summary}.")
+        if verb == asked:
+            _module(verb).add_arguments(subparser)
+    return parser
+
+
+def _module(verb: str) -> Any:
+    return importlib.import_module(ELSEWHERE.get(verb, f"sigmel.cli.{verb}"))

@@ -1,7 +1,8 @@
-"""`python -m sigmel.cli`, for a Python that has no `sigmel` command beside it."""
+"""`python -m sigmel.cli VERB ...`, which equals `sigmel VERB ...`."""
 
 import sys
 
 from sigmel.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,9 @@
-"""``sigmel espnet enable``: ESPnet's own commands find sigmel's classes, with no word of sigmel on their lines.
+"""`sigmel espnet`: run a program of ESPnet with sigmel's classes, or let ESPnet's own commands find them.
 
-A file in site-packages has `espnet_registration.register` called whenever this Python starts (milliseconds). It is
-never installed unasked. Where sigmel is gone, it does nothing.
+`sigmel espnet asr_train --config train.yaml ...` runs `espnet2.bin.asr_train`. `sigmel espnet enable` writes a file
+into site-packages that calls `sigmel.hosts.registration.espnet.register` whenever this Python starts (milliseconds),
+so that ESPnet's own commands find sigmel's classes, too. The file is never installed unasked, and does nothing where
+sigmel is gone.
 """
 
 from __future__ import annotations
@@ -21,23 +23,33 @@ LINE = (
 
 
 def hook() -> Path:
-    """Where the file of this Python is, or would be."""
+    """The file of this Python that registers sigmel's classes, whether it exists or not."""
     return Path(sysconfig.get_path("purelib")) / NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel espnet``."""
-    parser.add_argument("action", choices=("enable", "disable", "status"))
+    """Add the options of `sigmel espnet`."""
+    parser.add_argument(
+        "program",
+        metavar="PROGRAM",
+        help="asr_train, asr_inference, asr_inference_graph, pack, ... of ESPnet; or enable, disable or status",
+    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the program")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel espnet``."""
+    """Run a program, or switch the file in site-packages."""
     path = hook()
-    if args.action == "enable":
+    if args.program == "enable":
         with atomic_path(path) as temporary:
             temporary.write_text(LINE)
-    elif args.action == "disable":
+    elif args.program == "disable":
         path.unlink(missing_ok=True)
+    elif args.program != "status":
+        from sigmel.hosts.espnet.runner import run_program
+
+        run_program(args.program, args.arguments)
+        return 0
     state = "enabled" if path.exists() else "disabled"
     print(f"ESPnet's own commands know sigmel's classes: {state} ({path})")
     return 0

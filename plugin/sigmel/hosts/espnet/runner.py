@@ -30,8 +30,17 @@ def run_module(module: str, arguments: list[str]) -> None:
     if find_spec(module) is None:
         raise SigmelError(f"{module}: no such module here; is ESPnet installed? (sigmel doctor)")
     sys.argv = [module, *arguments]
-    # sys.modules["__main__"] stays this module, which spawned workers then import.
+    sys.modules["__main__"] = sys.modules["sigmel.hosts.espnet.runner"]  # which spawned workers then import
     runpy.run_module(module, run_name="__main__", alter_sys=False)
+
+
+def run_program(program: str, arguments: list[str]) -> None:
+    """Run `espnet2.bin.PROGRAM`, or a program of ours that ESPnet lacks.
+
+    Raises:
+        SigmelError: there is no such program.
+    """
+    run_module(OURS.get(program, f"espnet2.bin.{program}"), arguments)
 
 
 def run(arguments: list[str]) -> None:
@@ -57,8 +66,7 @@ def console() -> int:
     """The command ``sigmel-espnet``: ``sigmel-espnet asr_train ...`` is ``espnet2.bin.asr_train`` with our classes."""
     match sys.argv[1:]:
         case [program, *rest] if not program.startswith("-"):
-            module = OURS.get(program, f"espnet2.bin.{program}")
-            return exit_status(lambda: run_module(module, rest))
+            return exit_status(lambda: run_program(program, rest))
         case _:
             print("usage: sigmel-espnet PROGRAM ARGUMENT...   (asr_train, asr_inference, pack, ...)", file=sys.stderr)
             return 2

@@ -55,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="the archive")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sound; must not exist yet")
     parser.add_argument("--seed", type=at_least(0), default=1, help="of the random numbers (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Speak the texts that `sigmel speak` was given."""
     texts = list(read_manifest(args.texts))
     with tempfile.TemporaryDirectory() as unpacked:
         model = load_model(args.model, Path(unpacked), args.seed)

@@ -121,6 +121,10 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
     """
     exp_dir, work = options.exp_dir, options.exp_dir / "espnet"
     config = read_configs(options.config)
+    section = "tts_conf" if options.task == "tts" else "encoder_conf"
+    if config.get("decoder") == "dmel_lm":
+        section = "decoder_conf"
+    config.setdefault(section, {}).update(OmegaConf.to_container(OmegaConf.from_dotlist(getattr(options, "set", []))))
     rate, frame = audio_of(options.task, config)
     command = ["--config", _write(exp_dir / "train.yaml", [yaml.safe_dump(config, sort_keys=False)])]
     for part in ("train", "valid"):
@@ -152,6 +156,12 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
         files = [f"--{prefix}train_config", str(config_file), f"--{prefix}model_file", str(weights)]
         files += ["--option", bpemodel]
         pack.main(cmd=[options.task, *files, "--outpath", str(temporary)])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as `sigmel train` was told."""
+    args.exp_dir, args.task = args.output, args.task or "asr"
+    train(args, args.host_options)
 
 
 def read_configs(paths: Sequence[Path]) -> dict[str, Any]:

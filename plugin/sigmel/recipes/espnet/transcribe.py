@@ -129,10 +129,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam-size", type=int, default=5, help="hypotheses kept (default: %(default)s)")
     parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
     add_decoding_options(parser)
-    args = parser.parse_args(argv)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe the manifests that `sigmel transcribe` was given."""
     kind = by_graph(GraphDecoder(args.graph, **decoding_options(args))) if args.graph else Speech2Text
     with tempfile.TemporaryDirectory() as unpacked, atomic_dir(args.output) as folder:
-        model = load_model(args.model, Path(unpacked), args.beam_size, kind)
+        model = load_model(args.model, Path(unpacked), getattr(args, "beam_size", 5), kind)
         for manifest in args.manifests:
             rows = read_rows(manifest)
             print(write_decoded(folder, manifest.stem, *transcribe(model, rows), batch_size=1))

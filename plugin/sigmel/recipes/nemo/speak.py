@@ -77,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.9, help="0: the most probable (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="share of probability to draw from")
     parser.add_argument("--max-frames", type=at_least(1), default=1000, help="of a text (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Speak the texts that `sigmel speak` was given."""
     utterances = list(read_manifest(args.texts))
     logging.setLevel(logging.ERROR)
     model = load_model(args.model, DMelLMModel)

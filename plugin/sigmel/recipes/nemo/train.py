@@ -12,17 +12,21 @@ NeMo's ``init_from_nemo_model: model.nemo``, at the top, begins with the weights
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import InstantiationException
+from hydra import compose, initialize, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, InstantiationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.core import ModelPT
@@ -215,6 +219,63 @@ def train(cfg: DictConfig) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def configuration(files: Sequence[Path], overrides: Sequence[str]) -> DictConfig:
+    """The configuration of files in Hydra's format, each with the `defaults` it names; later files win.
+
+    Args:
+        files: YAML files; `defaults` are looked for beside a file, then among `sigmel.conf.nemo`.
+        overrides: see Hydra: `trainer.max_steps=100`, `+init_from_nemo_model=model.nemo`.
+
+    Raises:
+        SigmelError: a file or an override that Hydra refuses.
+    """
+    for file in files:
+        if not file.is_file():
+            raise SigmelError(f"{file}: no such configuration")
+    try:
+        composed = []
+        for file in files:
+            with initialize_config_dir(str(file.parent.resolve()), version_base=None):
+                composed.append(compose(file.stem))
+        for part in composed:
+            OmegaConf.set_struct(part, False)
+        ConfigStore.instance().store("sigmel_train", OmegaConf.merge(*composed))
+        with initialize(None, version_base=None):
+            return compose("sigmel_train", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SigmelError(f"{', '.join(map(str, files))}: {error}") from error
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as `sigmel train` was told."""
+    quiet()
+    cfg = configuration(args.config, args.host_options)
+    OmegaConf.set_struct(cfg, False)
+    part = "lm" if "lm" in cfg.model else "encoder.conf" if "conf" in cfg.model.get("encoder", {}) else "encoder"
+    for text in args.set:
+        for key, value in OmegaConf.from_dotlist([text]).items():
+            OmegaConf.update(cfg, f"model.{part}.{key}", value)
+    if args.task:
+        if "task" not in cfg.model and args.task != "asr":
+            raise SigmelError(f"--task {args.task}: the model of {args.config[-1]} has no task but asr")
+        if "task" in cfg.model:
+            cfg.model.task = args.task
+    OmegaConf.update(cfg, "recipe", {"exp_dir": str(args.output), "seed": args.seed})
+    cfg.model.tokenizer.dir = str(args.tokenizer)
+    for section, data in (("train_ds", args.train), ("validation_ds", args.valid)):
+        key = "archives" if "archives" in cfg.model[section] else "manifest_filepath"
+        cfg.model[section][key] = str(data)
+    OmegaConf.set_struct(cfg, True)
+    train(cfg)
+
+
+def quiet() -> None:
+    """Let the toolkits print errors only."""
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _model_class(model: DictConfig) -> type[ModelPT]:
     """What `model.target` names; a CTC model with subwords where there is none."""
     target = model.get("target")
@@ -237,9 +298,7 @@ def _step(checkpoint: Path) -> int:
 @hydra_runner(config_path=".")
 def main(cfg: DictConfig) -> None:
     """Run `train` and exit as `exit_status` says."""
-    nemo_logging.setLevel(nemo_logging.ERROR)
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet()
 
     def command() -> None:
         try:

@@ -124,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
     parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
     add_decoding_options(parser)
-    args = parser.parse_args(argv)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe the manifests that `sigmel transcribe` was given."""
     if args.batch_size < 1:
         raise SigmelError(f"--batch-size: {args.batch_size} must be at least 1")
     manifests = {path: read_rows(path) for path in args.manifests}
