@@ -29,7 +29,7 @@ from sigmel.features.vocoder import make_vocoder
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import read_audio, write_wav
 from sigmel.files.sources import read_source
-from sigmel.recipes.stage import at_least
+from sigmel.recipes.options import at_least
 from sigmel.scoring.errors import error_rate
 
 HEAD = ["sound", "form", "hop, ms", "MCD, dB", "PESQ", "STOI", "WER, %"]

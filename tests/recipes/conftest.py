@@ -1,7 +1,10 @@
 """Data stages of recipes, and made-up corpora that they can be given."""
 
+import functools
 import importlib.util
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +64,13 @@ def ljspeech(tmp_path_factory):
         lines.append(f"LJ001-{number:04}|It’s a tone, for Zoë|It’s a tone, for Zoë\n")
     (folder / "metadata.csv").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Address at which the files of `tmp_path` can be downloaded."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

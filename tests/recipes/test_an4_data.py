@@ -21,7 +21,7 @@ def data(load_stage):
 
 
 def stage(data, *options):
-    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.main([str(option) for option in options]))
 
 
 @pytest.fixture(scope="module")
@@ -174,29 +174,29 @@ def test_a_broken_copy_is_one_line(data, copy, tmp_path, capsys, spoil, message)
 @pytest.mark.parametrize("options", [["--output", "x", "--speeds", "0"], ["--output", "x", "--speeds", "fast"], []])
 def test_wrong_options_exit_2(data, options):
     with pytest.raises(SystemExit) as caught:
-        data.parse(options)
+        data.main(options)
     assert caught.value.code == 2
 
 
 # --- the download
 
 
-def test_download(data, an4, made, tmp_path, monkeypatch):
+def test_download(data, an4, made, tmp_path, address, monkeypatch):
     archive = tmp_path / "an4_sphere.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(an4, "an4")
         tar.add(__file__, "other/file")
-    monkeypatch.setattr(data, "ARCHIVE_URL", archive.as_uri())
-    monkeypatch.setattr(data, "ARCHIVE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(data, "ARCHIVE", data.ARCHIVE._replace(url=f"{address}/{archive.name}", sha256=sha256))
     assert stage(data, "--output", tmp_path / "out", "--download-dir", tmp_path / "downloads") == 0
     assert contents(tmp_path / "out") == contents(made)
     assert contents(tmp_path / "downloads") == {Path("an4") / path: held for path, held in contents(an4).items()}
 
 
-def test_a_failed_download_names_the_address_and_the_option(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data, "ARCHIVE_URL", (tmp_path / "nothing.tar.gz").as_uri())
+def test_a_failed_download_names_the_address_and_the_option(data, tmp_path, address, monkeypatch, capsys):
+    monkeypatch.setattr(data, "ARCHIVE", data.ARCHIVE._replace(url=f"{address}/nothing.tar.gz"))
     assert stage(data, "--output", tmp_path / "out", "--download-dir", tmp_path / "downloads") == 2
     error = capsys.readouterr().err
-    assert "nothing.tar.gz: download failed" in error
+    assert "nothing.tar.gz: 404" in error
     assert "--an4-dir" in error
     assert not (tmp_path / "out").exists()

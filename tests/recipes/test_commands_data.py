@@ -15,7 +15,7 @@ def data(load_stage):
 
 
 def stage(data, *options):
-    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.main([str(option) for option in options]))
 
 
 SIZES = ("--train", 60, "--dev", 20, "--test", 30)
@@ -102,7 +102,7 @@ def test_more_sentences_than_there_are(data, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("options", [["--train", "0"], ["--dev", "-1"], ["--seed", "-1"], ["--train", "many"]])
 def test_wrong_options_exit_2(data, options):
     with pytest.raises(SystemExit) as caught:
-        data.parse([*options, "--output", "x"])
+        data.main([*options, "--output", "x"])
     assert caught.value.code == 2
 
 

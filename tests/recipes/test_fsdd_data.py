@@ -33,7 +33,7 @@ def fsdd(make_digits):
 
 
 def stage(data, *options):
-    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.main([str(option) for option in options]))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_wrong_input_is_one_line(data, fsdd, tmp_path, monkeypatch, capsys, opti
 )
 def test_wrong_options_exit_2(data, options):
     with pytest.raises(SystemExit) as caught:
-        data.parse([*options, *(["--output", "x"] if options else [])])
+        data.main([*options, *(["--output", "x"] if options else [])])
     assert caught.value.code == 2
 
 
@@ -212,7 +212,7 @@ def test_speakers_are_listed(fsdd):
 
 
 @pytest.fixture
-def archive(data, fsdd, tmp_path, monkeypatch):
+def archive(data, fsdd, tmp_path, address, monkeypatch):
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for path in sorted((fsdd / "recordings").iterdir())[:20]:
@@ -220,18 +220,18 @@ def archive(data, fsdd, tmp_path, monkeypatch):
         tar.add(__file__, "free-spoken-digit-dataset-1.0.9/../../escape.wav")
     path = tmp_path / "archive.tar.gz"
     path.write_bytes(packed.getvalue())
-    monkeypatch.setattr(corpus, "ARCHIVE_URL", path.as_uri())
-    monkeypatch.setattr(corpus, "ARCHIVE_SHA256", hashlib.sha256(packed.getvalue()).hexdigest())
+    sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
+    monkeypatch.setattr(corpus, "ARCHIVE", corpus.ARCHIVE._replace(url=f"{address}/{path.name}", sha256=sha256))
     return path
 
 
 def test_download(data, archive, tmp_path):
-    folder = corpus.download(tmp_path / "downloads")
+    folder = corpus.ARCHIVE.fetch(tmp_path / "downloads")
     assert [path.name for path in folder.iterdir()] == ["recordings"]
     assert len(corpus.find_recordings(folder)) == 20
     assert not list(tmp_path.rglob("escape.wav"))
     archive.unlink()
-    assert corpus.download(tmp_path / "downloads") == folder  # it is there: no second download
+    assert corpus.ARCHIVE.fetch(tmp_path / "downloads") == folder  # it is there: no second download
 
 
 # --- killed half-way

@@ -22,7 +22,7 @@ def corpus(ljspeech, tmp_path):
 
 def stage(data, corpus, output, *options):
     arguments = ["--ljspeech-dir", corpus, "--output", output, "--workers", 1, "--dev", 2, "--test", 2, *options]
-    return data.exit_status(lambda: data.build(data.parse([str(option) for option in arguments])))
+    return data.exit_status(lambda: data.main([str(option) for option in arguments]))
 
 
 def test_the_last_clips_are_the_test(data, corpus, tmp_path, capsys):

@@ -30,7 +30,7 @@ def digits(make_digits):
 
 
 def stage(data, *options):
-    return data.exit_status(lambda: data.build(data.parse([str(option) for option in options])))
+    return data.exit_status(lambda: data.main([str(option) for option in options]))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from sigmel.recipes.hosts import host_of
-from sigmel.recipes.stage import at_least
+from sigmel.recipes.options import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

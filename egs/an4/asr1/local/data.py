@@ -25,20 +25,23 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.files.audio import AudioError, read_audio, write_wav
-from sigmel.files.manifest import Utterance
+from sigmel.files.audio import AudioError, read_audio
 from sigmel.recipes.augment import change_speed
-from sigmel.recipes.download import fetch_archive
-from sigmel.recipes.stage import add_download, data_folder, make_sets, stage_parser
+from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
+from sigmel.recipes.download import Archive
 
 # NeMo's copy of CMU's archive, which has an address that is encrypted, and a published checksum.
-ARCHIVE_URL = "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz"
-ARCHIVE_SHA256 = "a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12"
-
+ARCHIVE = Archive(
+    url="https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz",
+    sha256="a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12",
+    folder="an4",
+    wanted=("*.fileids", "*.transcription", "*.sph"),
+    option="--an4-dir",
+)
 SAMPLE_RATE = 16000
 COMPLETE = {"train": 948, "test": 130}  # utterances of the whole database
 DEV_EVERY = 10  # speakers
@@ -56,17 +59,9 @@ class Recording(NamedTuple):
 class Job(NamedTuple):
     """One utterance to be written."""
 
+    id: str
     recording: Recording
     speed: float
-
-
-def download(folder: Path) -> Path:
-    """Fetch and unpack the database below ``folder`` unless it is there; return where it is."""
-
-    def place(path: PurePosixPath) -> PurePosixPath | None:
-        return path.relative_to("an4") if path.parts[0] == "an4" else None
-
-    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "an4", place, "--an4-dir")
 
 
 def read_lists(folder: Path, name: str) -> list[Recording]:
@@ -131,51 +126,39 @@ def split(train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, li
     }
 
 
-def make(folder: Path, job: Job) -> Utterance:
-    """Write one utterance as WAV and return its row of the manifest."""
-    recording, speed = job
-    samples, rate = read_audio(recording.path)
+def plan(options: argparse.Namespace) -> Plan:
+    folder = source(options, ARCHIVE)
+    folder = folder / "an4" if (folder / "an4").is_dir() else folder
+    lists = {name: read_lists(folder, name) for name in COMPLETE}
+    for name, recordings in lists.items():
+        if len(recordings) != COMPLETE[name]:
+            print(f"note: {folder} is a part of AN4: {len(recordings)} of {COMPLETE[name]} {name} utterances")
+    jobs = {}
+    for name, recordings in split(**lists).items():
+        speeds = options.speeds if name == "train" else [1.0]
+        jobs[name] = [
+            Job(recording.id if speed == 1.0 else f"{recording.id}-sp{speed:g}", recording, speed)
+            for recording in recordings
+            for speed in speeds
+        ]
+    return Plan(jobs)
+
+
+def make(_: None, job: Job) -> Sound:
+    samples, rate = read_audio(job.recording.path)
     if rate != SAMPLE_RATE:
-        raise AudioError(f"{recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")
-    name = recording.id if speed == 1.0 else f"{recording.id}-sp{speed:g}"
-    samples = change_speed(samples, speed)
-    file = f"wav/{name}.wav"
-    write_wav(folder / file, samples, SAMPLE_RATE)
-    return Utterance(name, file, round(len(samples) / SAMPLE_RATE, 4), recording.text, recording.speaker)
+        raise AudioError(f"{job.recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")
+    return Sound(change_speed(samples, job.speed), job.recording.text, job.recording.speaker)
 
 
-# --- the stage
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = stage_parser("an4")
-    add_download(parser, "--an4-dir")
-    parser.add_argument(
-        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="in training; default: %(default)s"
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = corpus_parser(__file__, ARCHIVE)
+    parser.add_argument("--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="of the training utterances")
     options = parser.parse_args(argv)
     if not all(0.5 <= speed <= 2.0 for speed in options.speeds):
         parser.error("--speeds must lie between 0.5 and 2")
-    return options
-
-
-def build(options: argparse.Namespace) -> None:
-    with data_folder(options.output, {"speeds": options.speeds}) as folder:
-        if folder is None:
-            return
-        source = options.an4_dir or download(options.download_dir)
-        source = source / "an4" if (source / "an4").is_dir() else source
-        lists = {name: read_lists(source, name) for name in COMPLETE}
-        for name, recordings in lists.items():
-            if len(recordings) != COMPLETE[name]:
-                print(f"note: {source} is a part of AN4: {len(recordings)} of {COMPLETE[name]} {name} utterances")
-        jobs = {}
-        for name, recordings in split(**lists).items():
-            speeds = options.speeds if name == "train" else [1.0]
-            jobs[name] = [Job(recording, speed) for recording in recordings for speed in speeds]
-        make_sets(folder, make, folder, jobs, options.workers)
+    build_corpus(options, plan, make, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: build(arguments)))
+    sys.exit(exit_status(main))

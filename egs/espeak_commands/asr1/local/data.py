@@ -29,20 +29,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmel.errors import exit_status
-from sigmel.files.audio import write_wav
-from sigmel.files.manifest import Utterance
 from sigmel.files.resampling import resample
 from sigmel.recipes import augment
 from sigmel.recipes.corpora import commands
 from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.recipes.corpora.espeak import EspeakVoice
-from sigmel.recipes.stage import add_seed, add_sizes, data_folder, make_sets, stage_parser
+from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser
+from sigmel.recipes.options import at_least
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
@@ -50,13 +48,6 @@ OOD_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 NOISES = ("white", "pink", "brown")
 # Parts of a hundred of all sentences.
 SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100), "test_ood": range(85, 100)}
-
-
-class Context(NamedTuple):
-    """What all utterances are made from."""
-
-    folder: Path
-    voices: tuple[str, ...]  # empty: those of the set, varied
 
 
 class Job(NamedTuple):
@@ -68,41 +59,42 @@ class Job(NamedTuple):
     seed: tuple[int, ...]
 
 
-def plan(sizes: dict[str, int], seed: int) -> dict[str, list[Job]]:
+def plan(options: argparse.Namespace) -> Plan:
     """The sentences of each set. Those of dev and the tests are all different.
 
     Raises:
         SigmelError: the grammar does not have as many sentences as a set asks for.
     """
+    sizes = {"train": options.train, "dev": options.dev, "test": options.test}
+    voices = [voice for voice in options.voices.split(",") if voice]
+    if not voices:
+        sizes["test_ood"] = options.test
     jobs: dict[str, list[Job]] = {}
     used: set[str] = set()
     for number, (name, size) in enumerate(sizes.items()):
-        rng = np.random.default_rng((seed, number))
+        rng = np.random.default_rng((options.seed, number))
         jobs[name] = []
         for index in range(size):
             text = commands.unused_sentence(rng, SENTENCES[name], used)
             if name != "train":
                 used.add(text)
-            jobs[name].append(Job(f"{name}-{index:05d}", name, text, (seed, number, index)))
-    return jobs
+            jobs[name].append(Job(f"{name}-{index:05d}", name, text, (options.seed, number, index)))
+    return Plan(jobs, voices)
 
 
-def make(context: Context, job: Job) -> Utterance:
-    """Speak one sentence, write its WAV file and return its row of the manifest."""
+def make(voices: Sequence[str], job: Job) -> Sound:
+    """Have one of the voices say a sentence, or, without any, as its set is spoken."""
     rng = np.random.default_rng(job.seed)
-    if context.voices:
-        voice, extra = context.voices[rng.integers(len(context.voices))], {}
-        with EspeakVoice(voice) as speaker:
-            samples = with_edges(resample(speaker.say(job.text), ESPEAK_RATE, SAMPLE_RATE), rng)
-    else:
-        voice, samples, extra = vary(job, rng)
-    file = f"wav/{job.id}.wav"
-    write_wav(context.folder / file, samples, SAMPLE_RATE)
-    return Utterance(job.id, file, round(len(samples) / SAMPLE_RATE, 4), job.text, voice, extra)
+    if not voices:
+        return vary(job, rng)
+    voice = voices[rng.integers(len(voices))]
+    with EspeakVoice(voice) as speaker:
+        samples = resample(speaker.say(job.text), ESPEAK_RATE, SAMPLE_RATE)
+    return Sound(with_edges(samples, rng), job.text, voice)
 
 
-def vary(job: Job, rng: np.random.Generator) -> tuple[str, np.ndarray, dict[str, object]]:
-    """Voice, samples, and what there is to say of the noise, of a sentence spoken at random as its set is."""
+def vary(job: Job, rng: np.random.Generator) -> Sound:
+    """A sentence spoken at random as its set is spoken; the manifest's row says which noise was added."""
     unseen = job.set == "test_ood"
     speakers = commands.speakers(job.set.removesuffix("_ood"))
 
@@ -122,7 +114,7 @@ def vary(job: Job, rng: np.random.Generator) -> tuple[str, np.ndarray, dict[str,
         extra = {"noise": NOISES[rng.integers(len(NOISES))], "snr": round(rng.uniform(10.0, 40.0), 1)}
         noise = augment.coloured_noise(len(samples), rng, extra["noise"])
         samples = augment.add_noise(samples, noise, extra["snr"])
-    return voice, augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05)), extra
+    return Sound(augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05)), job.text, voice, extra)
 
 
 def with_edges(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -130,26 +122,15 @@ def with_edges(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.pad(samples, tuple(int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE))
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = stage_parser("espeak_commands")
-    add_seed(parser)
-    add_sizes(parser, train=6000, dev=200, test=500)
-    parser.add_argument("--voices", default="", help="of eSpeak NG, with commas, that speak all; default: many")
-    return parser.parse_args(argv)
-
-
-def build(options: argparse.Namespace) -> None:
-    kept_options = {name: getattr(options, name) for name in ("train", "dev", "test", "voices", "seed")}
-    voices = tuple(voice for voice in options.voices.split(",") if voice)
-    with data_folder(options.output, kept_options) as folder:
-        if folder is None:
-            return
-        sizes = {"train": options.train, "dev": options.dev, "test": options.test}
-        if not voices:
-            sizes["test_ood"] = options.test
-        make_sets(folder, make, Context(folder, voices), plan(sizes, options.seed), options.workers)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = corpus_parser(__file__)
+    parser.add_argument("--train", type=at_least(1), default=6000, help="training utterances (default: 6000)")
+    parser.add_argument("--dev", type=at_least(1), default=200, help="development utterances (default: 200)")
+    parser.add_argument("--test", type=at_least(1), default=500, help="utterances of each test (default: 500)")
+    parser.add_argument("--voices", default="", help="voices of eSpeak NG, with commas (default: many, varied)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random numbers (default: 0)")
+    build_corpus(parser.parse_args(argv), plan, make, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: build(arguments)))
+    sys.exit(exit_status(main))

@@ -32,18 +32,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.files.audio import write_wav
-from sigmel.files.manifest import Utterance
 from sigmel.recipes import augment
 from sigmel.recipes.corpora import commands, fsdd
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, Recording
-from sigmel.recipes.stage import add_download, add_seed, add_sizes, data_folder, make_sets, stage_parser
+from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
+from sigmel.recipes.options import at_least
 
 HELD_OUT = ("jackson", "nicolas")
 UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
@@ -52,16 +50,16 @@ UNSEEN_RULES = ("cooking", "question", "security", "cleaning")
 SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100)}
 RECORDINGS = {"train": range(8, 1000), "dev": range(5, 8), "test": range(0, 5)}
 
-Sound = Callable[[np.ndarray, np.random.Generator, Sequence[str]], np.ndarray]
+Channel = Callable[[np.ndarray, np.random.Generator, Sequence[str]], np.ndarray]
 
 
 class Domain(NamedTuple):
-    """What is said, how, and through what; `sound` is given samples, a generator and the speakers of the set."""
+    """What is said, how, and through what; `channel` is given samples, a generator and the speakers of the set."""
 
     rules: tuple[str, ...]
     accents: tuple[str, ...]
     speeds: tuple[int, int]  # words a minute
-    sound: Sound
+    channel: Channel
 
 
 class Job(NamedTuple):
@@ -74,13 +72,6 @@ class Job(NamedTuple):
     speaker: str  # empty: eSpeak NG
     recordings: tuple[str, ...]  # names; empty: eSpeak NG
     seed: tuple[int, ...]
-
-
-class Context(NamedTuple):
-    """What all utterances are made from."""
-
-    folder: Path
-    samples: dict[str, np.ndarray]  # by name of the recording, trimmed
 
 
 # --- the domains
@@ -140,9 +131,9 @@ _home = DOMAINS["home"]._replace(rules=tuple(rule for domain in DOMAINS.values()
 UNSEEN = {
     "ood_accent": _home._replace(accents=UNSEEN_ACCENTS),
     "ood_fast": _home._replace(speeds=(250, 320)),
-    "ood_babble": _home._replace(sound=babble),
-    "ood_room": _home._replace(sound=large_room),
-    "ood_channel": _home._replace(sound=bad_microphone),
+    "ood_babble": _home._replace(channel=babble),
+    "ood_room": _home._replace(channel=large_room),
+    "ood_channel": _home._replace(channel=bad_microphone),
     "ood_vocabulary": _home._replace(rules=UNSEEN_RULES),
 }
 
@@ -150,7 +141,7 @@ UNSEEN = {
 # --- which utterances
 
 
-def plan(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> dict[str, list[Job]]:
+def choose(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> dict[str, list[Job]]:
     """The utterances of each set. Sentences spoken in dev and the tests are all different.
 
     Args:
@@ -223,56 +214,48 @@ def _string(name: str, number: int, string: Sequence[Recording], seed: tuple[int
 # --- the sound
 
 
-def make(context: Context, job: Job) -> Utterance:
-    """Make one utterance, write its WAV file and return its row of the manifest."""
+def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
+    """Make one utterance of recordings, given by name, or of speech by eSpeak NG."""
     rng = np.random.default_rng(job.seed)
     extra: dict[str, object] = {"domain": job.domain}
     if job.recordings:
-        speaker = job.speaker
         train = job.set == "train"
-        samples = fsdd.join([context.samples[name] for name in job.recordings], rng, loose=train)
+        samples = fsdd.join([recordings[name] for name in job.recordings], rng, loose=train)
         if train:
             samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.2)
             samples = augment.vary_room(samples, rng, SAMPLE_RATE)
-    else:
-        domain = (DOMAINS | UNSEEN)[job.domain]
-        speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
-        said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
-        before, after = (int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE)
-        speaker, samples = said.voice, domain.sound(np.pad(said.samples, (before, after)), rng, speakers)
-        samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
-        if job.set != "train":  # for a look at what experts do by phone; nothing changes the time from here on
-            shift = before / SAMPLE_RATE
-            extra["phones"] = [(round(s + shift, 4), round(e + shift, 4), label) for s, e, label in said.phones]
-    file = f"wav/{job.id}.wav"
-    write_wav(context.folder / file, samples, SAMPLE_RATE)
-    duration = round(len(samples) / SAMPLE_RATE, 4)
-    return Utterance(job.id, file, duration, job.text, speaker, extra)
+        return Sound(samples, job.text, job.speaker, extra)
+    domain = (DOMAINS | UNSEEN)[job.domain]
+    speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
+    said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
+    before, after = (int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE)
+    samples = domain.channel(np.pad(said.samples, (before, after)), rng, speakers)
+    samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
+    if job.set != "train":  # for a look at what experts do by phone; nothing changes the time from here on
+        shift = before / SAMPLE_RATE
+        extra["phones"] = [(round(s + shift, 4), round(e + shift, 4), label) for s, e, label in said.phones]
+    return Sound(samples, job.text, said.voice, extra)
 
 
 # --- the stage
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = stage_parser("espeak_multidomain")
-    add_download(parser, "--fsdd-dir")
-    add_seed(parser)
-    add_sizes(parser, train=20000, dev=200, test=400, least=len(DOMAINS) + 1)  # one of each domain, and digits
-    return parser.parse_args(argv)
+def plan(options: argparse.Namespace) -> Plan:
+    recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
+    usable, samples, skipped = fsdd.load(recordings)
+    sizes = {"train": options.train, "dev": options.dev, "test": options.test}
+    return Plan(choose(sizes | dict.fromkeys(UNSEEN, options.test), usable, options.seed), samples, skipped)
 
 
-def build(options: argparse.Namespace) -> None:
-    kept_options = {name: getattr(options, name) for name in ("train", "dev", "test", "seed")}
-    with data_folder(options.output, kept_options) as folder:
-        if folder is None:
-            return
-        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
-        usable, samples, skipped = fsdd.load(recordings)
-        sizes = {"train": options.train, "dev": options.dev, "test": options.test}
-        jobs = plan(sizes | dict.fromkeys(UNSEEN, options.test), usable, options.seed)
-        make_sets(folder, make, Context(folder, samples), jobs, options.workers, skipped)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = corpus_parser(__file__, fsdd.ARCHIVE)
+    size = at_least(len(DOMAINS) + 1)  # one of each domain, and digits
+    parser.add_argument("--train", type=size, default=20000, help="training utterances (default: 20000)")
+    parser.add_argument("--dev", type=size, default=200, help="development utterances (default: 200)")
+    parser.add_argument("--test", type=size, default=400, help="utterances of each test (default: 400)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random numbers (default: 0)")
+    build_corpus(parser.parse_args(argv), plan, make, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: build(arguments)))
+    sys.exit(exit_status(main))

@@ -34,21 +34,19 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.files.audio import write_wav
-from sigmel.files.manifest import Utterance
 from sigmel.files.resampling import resample
 from sigmel.recipes import augment
 from sigmel.recipes.corpora import fsdd
 from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.recipes.corpora.espeak import EspeakVoice, english_voices, variants
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, WORDS, Recording
-from sigmel.recipes.stage import add_download, add_seed, at_least, data_folder, make_sets, stage_parser
+from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
+from sigmel.recipes.options import at_least
 
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)
@@ -83,24 +81,18 @@ class Job(NamedTuple):
     vary: bool
 
 
-class Context(NamedTuple):
-    """What all strings are made from."""
-
-    folder: Path
-    samples: dict[str, np.ndarray]  # by name of the recording, trimmed
-
-
 # --- which strings
 
 
-def split(recordings: Sequence[Recording], test_speaker: str | None) -> dict[str, list[Recording]]:
+def split(recordings: Sequence[Recording], test_speaker: str) -> dict[str, list[Recording]]:
     """The recordings of each set; see the table at the top of this file."""
-    if test_speaker is not None:
+    official = test_speaker == "none"
+    if not official:
         check_speaker("--test-speaker", test_speaker, recordings)
-    test = "test_official" if test_speaker is None else f"test_loso_{test_speaker}"
+    test = "test_official" if official else f"test_loso_{test_speaker}"
     sets: dict[str, list[Recording]] = {"train": [], "dev": [], test: []}
     for recording in recordings:
-        in_test = recording.take in TEST_INDICES if test_speaker is None else recording.speaker == test_speaker
+        in_test = recording.take in TEST_INDICES if official else recording.speaker == test_speaker
         sets[test if in_test else "dev" if recording.take in DEV_INDICES else "train"].append(recording)
     for name, members in sets.items():
         if not members:
@@ -160,26 +152,19 @@ def _job(name: str, part: Sequence[Recording], seed: tuple[int, ...], vary: bool
 # --- the sound
 
 
-def make(context: Context, job: Job) -> Utterance:
-    """Make one string, write its WAV file and return its row of the manifest."""
+def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
+    """Make one string of recordings, given by name, or have eSpeak NG say it."""
     rng = np.random.default_rng(job.seed)
     if job.recordings:
-        speaker = job.speaker
-        samples = fsdd.join([context.samples[name] for name in job.recordings], rng, loose=job.vary)
-        if job.vary:
-            samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.25)
+        speaker, widest = job.speaker, 1.25
+        samples = fsdd.join([recordings[name] for name in job.recordings], rng, loose=job.vary)
     else:
-        speaker, samples = speak(job.digits, rng)
-        if job.vary:
-            samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.12)
+        (speaker, samples), widest = speak(job.digits, rng), 1.12
     if job.vary:
+        samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest)
         samples = augment.vary_room(samples, rng, SAMPLE_RATE)
-    file = f"wav/{job.id}.wav"
-    write_wav(context.folder / file, samples, SAMPLE_RATE)
     text = " ".join(WORDS[digit] for digit in job.digits)
-    return Utterance(
-        job.id, file, round(len(samples) / SAMPLE_RATE, 4), text, speaker, {"recordings": list(job.recordings)}
-    )
+    return Sound(samples, text, speaker, {"recordings": list(job.recordings)})
 
 
 def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -206,50 +191,42 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
 # --- the stage
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = stage_parser("fsdd")
-    add_download(parser, "--fsdd-dir")
-    add_seed(parser)
+def plan(options: argparse.Namespace) -> Plan:
+    recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
+    if options.speaker != "all":
+        check_speaker("--speaker", options.speaker, recordings)
+        recordings = [recording for recording in recordings if recording.speaker == options.speaker]
+    usable, samples, skipped = fsdd.load(recordings)
+    jobs = {}
+    for number, (name, members) in enumerate(split(usable, options.test_speaker).items()):
+        seed = (options.seed, number)
+        if name == "train":
+            jobs[name] = plan_training(members, options.train, options.tts_share, not options.as_recorded, seed)
+        else:
+            passes = {"dev": 3, "test_official": 8}.get(name, 2)
+            jobs[name] = plan_even(name, members, passes, seed)
+    return Plan(jobs, samples, skipped)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = corpus_parser(__file__, fsdd.ARCHIVE)
     parser.add_argument(
-        "--test-speaker", default="none", metavar="NAME", help="leave NAME out; default: the official test"
+        "--test-speaker", default="none", metavar="NAME", help="leave NAME out (default: the official test)"
     )
-    parser.add_argument("--train", type=at_least(1), default=16000, help="training strings; default: %(default)s")
+    parser.add_argument("--train", type=at_least(1), default=16000, help="training strings (default: 16000)")
     parser.add_argument(
-        "--tts-share", type=float, help="share of them by eSpeak NG; default: 0.5, or 0 with --speaker"
+        "--tts-share", type=float, help="share of them by eSpeak NG (default: 0.5, or 0 with --speaker)"
     )
-    parser.add_argument("--speaker", default="all", metavar="NAME", help="strings of NAME alone; default: %(default)s")
+    parser.add_argument("--speaker", default="all", metavar="NAME", help="strings of NAME alone (default: all)")
     parser.add_argument("--as-recorded", action="store_true", help="do nothing to the sound of the training strings")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random numbers (default: 0)")
     options = parser.parse_args(argv)
     if options.tts_share is None:
         options.tts_share = 0.5 if options.speaker == "all" else 0.0
     if not 0.0 <= options.tts_share <= 1.0:
         parser.error("--tts-share must lie between 0 and 1")
-    return options
-
-
-def build(options: argparse.Namespace) -> None:
-    names = ("test_speaker", "train", "tts_share", "speaker", "as_recorded", "seed")
-    kept_options = {name: getattr(options, name) for name in names}
-    with data_folder(options.output, kept_options) as folder:
-        if folder is None:
-            return
-        recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
-        if options.speaker != "all":
-            check_speaker("--speaker", options.speaker, recordings)
-            recordings = [one for one in recordings if one.speaker == options.speaker]
-        usable, samples, skipped = fsdd.load(recordings)
-        test_speaker = None if options.test_speaker == "none" else options.test_speaker
-        jobs = {}
-        for number, (name, members) in enumerate(split(usable, test_speaker).items()):
-            seed = (options.seed, number)
-            if name == "train":
-                jobs[name] = plan_training(members, options.train, options.tts_share, not options.as_recorded, seed)
-            else:
-                passes = {"dev": 3, "test_official": 8}.get(name, 2)
-                jobs[name] = plan_even(name, members, passes, seed)
-        make_sets(folder, make, Context(folder, samples), jobs, options.workers, skipped)
+    build_corpus(options, plan, make, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: build(arguments)))
+    sys.exit(exit_status(main))

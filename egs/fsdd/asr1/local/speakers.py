@@ -5,24 +5,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 
 from sigmel.errors import exit_status
 from sigmel.recipes.corpora import fsdd
-from sigmel.recipes.stage import add_download
+from sigmel.recipes.corpus_builder import add_source, source
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Print the speakers of FSDD.")
-    add_download(parser, "--fsdd-dir")
-    return parser.parse_args(argv)
-
-
-def show(options: argparse.Namespace) -> None:
-    recordings = fsdd.find_recordings(options.fsdd_dir or fsdd.download(options.download_dir))
+    add_source(parser, fsdd.ARCHIVE, Path(__file__).resolve().parents[1])
+    recordings = fsdd.find_recordings(source(parser.parse_args(), fsdd.ARCHIVE))
     print("\n".join(sorted({recording.speaker for recording in recordings})))
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: show(arguments)))
+    sys.exit(exit_status(main))

@@ -18,19 +18,24 @@ import re
 import sys
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from sigmel.errors import SigmelError, exit_status
-from sigmel.files.audio import AudioError, check_audio, read_audio, write_wav
-from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
-from sigmel.files.parallel import parallel_map
-from sigmel.recipes.download import fetch_archive
-from sigmel.recipes.stage import add_download, at_least, data_folder, stage_parser
+from sigmel.files.audio import AudioError, check_audio, read_audio
+from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
+from sigmel.recipes.download import Archive
+from sigmel.recipes.options import at_least
 
-ARCHIVE_URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
-ARCHIVE_SHA256 = "be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5"  # as torchaudio has it on record
-
+ARCHIVE = Archive(
+    url="https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
+    sha256="be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5",  # as torchaudio has it on record
+    folder="LJSpeech-1.1",
+    wanted=("metadata.csv", "wavs/*.wav"),
+    option="--ljspeech-dir",
+)
 SAMPLE_RATE = 16000
 SPEAKER = "lj"
 
@@ -41,15 +46,6 @@ class Clip(NamedTuple):
     id: str
     text: str
     path: Path
-
-
-def download(folder: Path) -> Path:
-    """Fetch and unpack the dataset below ``folder`` unless it is there; return where it is."""
-
-    def place(path: PurePosixPath) -> PurePosixPath | None:
-        return PurePosixPath(*path.parts[1:]) if path.suffix in (".wav", ".csv") else None
-
-    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "LJSpeech-1.1", place, "--ljspeech-dir")
 
 
 def find_clips(folder: Path) -> list[Clip]:
@@ -97,48 +93,26 @@ def split(clips: Sequence[Clip], dev: int, test: int) -> dict[str, Sequence[Clip
     return {"train": clips[:first], "dev": clips[first : first + dev], "test": clips[first + dev :]}
 
 
-def make(folder: Path, clip: Clip) -> Utterance | Skipped:
-    """Write a clip at the recipe's rate, and return its row; or say why it cannot be used."""
-    file = f"wav/{clip.id}.wav"
+def plan(options: argparse.Namespace) -> Plan:
+    return Plan(split(find_clips(source(options, ARCHIVE)), options.dev, options.test))
+
+
+def make(_: None, clip: Clip) -> Sound:
     try:
         samples, _ = read_audio(clip.path, SAMPLE_RATE)
-        fault = check_audio(samples, SAMPLE_RATE) or (None if clip.text else "no text")
     except AudioError as error:
-        samples, fault = [], str(error)
-    utterance = Utterance(clip.id, file, round(len(samples) / SAMPLE_RATE, 4), clip.text, SPEAKER)
-    if fault:
-        return Skipped(utterance, fault)
-    write_wav(folder / file, samples, SAMPLE_RATE)
-    return utterance
+        return Sound(np.zeros(0), clip.text, SPEAKER, fault=str(error))
+    return Sound(
+        samples, clip.text, SPEAKER, fault=check_audio(samples, SAMPLE_RATE) or ("" if clip.text else "no text")
+    )
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = stage_parser("ljspeech")
-    add_download(parser, "--ljspeech-dir")
-    parser.add_argument("--dev", type=at_least(1), default=250, help="clips of the development set; default: 250")
-    parser.add_argument("--test", type=at_least(1), default=250, help="clips of the test; default: 250")
-    return parser.parse_args(argv)
-
-
-def build(options: argparse.Namespace) -> None:
-    with data_folder(options.output, {"dev": options.dev, "test": options.test}) as folder:
-        if folder is None:
-            return
-        clips = find_clips(options.ljspeech_dir or download(options.download_dir))
-        (folder / "wav").mkdir()
-        skipped = []
-        for name, members in split(clips, options.dev, options.test).items():
-            made = list(parallel_map(make, folder, members, options.workers, name))
-            skipped += [one for one in made if isinstance(one, Skipped)]
-            usable = [one for one in made if isinstance(one, Utterance)]
-            if not usable:
-                raise SigmelError(f"none of the clips of {name} can be used; the first: {skipped[-1].reason}")
-            write_manifest(folder / f"{name}.jsonl", usable)
-            print(f"{name}.jsonl: {len(usable)} utterances, {sum(one.duration for one in usable) / 3600:.2f} hours")
-        write_skipped(folder / "skipped.jsonl", skipped)
-        print(f"skipped.jsonl: {len(skipped)}")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = corpus_parser(__file__, ARCHIVE)
+    parser.add_argument("--dev", type=at_least(1), default=250, help="clips of the development set (default: 250)")
+    parser.add_argument("--test", type=at_least(1), default=250, help="clips of the test set (default: 250)")
+    build_corpus(parser.parse_args(argv), plan, make, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
-    arguments = parse(None)
-    sys.exit(exit_status(lambda: build(arguments)))
+    sys.exit(exit_status(main))

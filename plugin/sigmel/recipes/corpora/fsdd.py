@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,15 @@ from sigmel.errors import SigmelError
 from sigmel.files.audio import AudioError, check_audio, read_audio
 from sigmel.files.manifest import Skipped, Utterance
 from sigmel.recipes import augment
-from sigmel.recipes.download import fetch_archive
+from sigmel.recipes.download import Archive
 
-# Version 1.0.9 is the one with five speakers; size and checksum are those which TensorFlow Datasets has on record.
-ARCHIVE_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz"
-ARCHIVE_SHA256 = "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0"
-
+ARCHIVE = Archive(  # version 1.0.9 is the one with five speakers; the checksum is TensorFlow Datasets'
+    url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz",
+    sha256="8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
+    folder="fsdd-1.0.9",
+    wanted=("recordings/*.wav",),
+    option="--fsdd-dir",
+)
 SAMPLE_RATE = 8000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LONGEST = 7  # digits of a string
@@ -56,16 +59,6 @@ def find_recordings(folder: Path) -> list[Recording]:
     if not found:
         raise SigmelError(f"--fsdd-dir: {folder} holds no recordings {{digit}}_{{speaker}}_{{index}}.wav")
     return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.take))
-
-
-def download(folder: Path) -> Path:
-    """Fetch and unpack the dataset below ``folder`` unless it is there; return where its recordings are."""
-
-    def place(path: PurePosixPath) -> PurePosixPath | None:
-        wanted = path.parent.name == "recordings" and path.suffix == ".wav"
-        return PurePosixPath("recordings", path.name) if wanted else None
-
-    return fetch_archive(ARCHIVE_URL, ARCHIVE_SHA256, folder / "fsdd-1.0.9", place, "--fsdd-dir")
 
 
 def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:

@@ -20,8 +20,8 @@ from espnet2.main_funcs.pack_funcs import unpack
 from sigmel.errors import SigmelError, exit_status
 from sigmel.files.manifest import Utterance, read_manifest
 from sigmel.hosts.registration import espnet as espnet_registration
+from sigmel.recipes.options import at_least
 from sigmel.recipes.spoken import write_spoken
-from sigmel.recipes.stage import at_least
 
 espnet_registration.register()
 

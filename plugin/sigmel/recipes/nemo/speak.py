@@ -23,8 +23,8 @@ from sigmel.files.manifest import Utterance, read_manifest
 from sigmel.files.sources import read_source
 from sigmel.hosts.nemo.lm import DMelLMModel
 from sigmel.hosts.nemo.restore import load_model
+from sigmel.recipes.options import at_least
 from sigmel.recipes.spoken import write_spoken
-from sigmel.recipes.stage import at_least
 
 
 def voices_of(model: DMelLMModel, manifest: Path) -> dict[str, torch.Tensor]:
