@@ -6,12 +6,11 @@ import argparse
 import importlib
 from pathlib import Path
 
+from sigmel.checkpoints import host_of
 from sigmel.errors import SigmelError
 from sigmel.routing_study import report as routing_report
 from sigmel.routing_study.recogniser import RoutedRecogniser, load_recogniser
 from sigmel.routing_study.report import add_arguments as add_arguments
-
-HOSTS = {".nemo": "nemo", ".zip": "espnet", ".pth": "espnet"}
 
 
 def load(path: Path) -> RoutedRecogniser:
@@ -27,7 +26,7 @@ def load(path: Path) -> RoutedRecogniser:
     except NeedsHost as error:
         reason = error
     try:
-        host = importlib.import_module(f"sigmel.hosts.{HOSTS[path.suffix]}.recogniser")
+        host = importlib.import_module(f"sigmel.hosts.{host_of(path)}.recogniser")
     except SigmelError as error:  # it is not installed
         raise SigmelError(f"{reason}, and {error}") from error
     return host.load_recogniser(path)

@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from sigmel.recipes.hosts import host_of
+from sigmel.checkpoints import host_of
 from sigmel.recipes.options import at_least
 
 

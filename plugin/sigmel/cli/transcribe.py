@@ -6,9 +6,9 @@ import argparse
 import importlib
 from pathlib import Path
 
+from sigmel.checkpoints import host_of
 from sigmel.decoding.search.decoder import add_decoding_options
 from sigmel.errors import SigmelError
-from sigmel.recipes.hosts import host_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
