@@ -25,8 +25,10 @@ class Encoder:
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
-    """What a test registers is gone after it."""
+    """What a test registers is gone after it; two kinds, with short contracts, exist in tests only."""
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setitem(registry.KINDS, "router", registry.Contract({"forward": ("x",)}))
+    monkeypatch.setitem(registry.KINDS, "corrector", registry.Contract({"correct": ("texts",)}))
 
 
 @pytest.fixture

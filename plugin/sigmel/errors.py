@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and how a command ends with one."""
+"""Errors that the user can mend, and the exit status of a command that meets one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit status: its own, 2 after one line about an error, 130 after Ctrl-C.
 
     Args:
-        command: returns its status; None is 0.
+        command: returns its status; `None` counts as 0.
     """
     try:
         return command() or 0

@@ -1,11 +1,11 @@
-"""Kinds, names and classes: how a name in a configuration becomes a class, ours or anybody's.
+"""Kinds, names and classes: how a name in a configuration becomes a class, of sigmel or of another package.
 
-A class is registered in one of two ways. With the decorator, once its module has been imported::
+A class is registered in one of two ways. With the decorator, once its module has been imported:
 
     @register("encoder", "my_encoder")
     class MyEncoder(torch.nn.Module): ...
 
-or by its distribution, in the entry-point group ``sigmel.plugins``, under ``<kind>.<name>``::
+or by its distribution, in the entry-point group `sigmel.plugins`, under `<kind>.<name>`:
 
     [options.entry_points]
     sigmel.plugins =
@@ -38,12 +38,12 @@ class RegistryError(SigmelError):
 
 
 class Contract(NamedTuple):
-    """What a class must have to be of a kind.
+    """What a class of a kind must have.
 
     Attributes:
         methods: name -> the positional arguments it is called with.
         attributes: names that instances carry; a class shows them as class attributes, properties or annotations.
-        keywords: keyword arguments it is built with, whatever its other options are.
+        keywords: keyword arguments that every class of the kind is built with, beside options of its own.
     """
 
     methods: dict[str, tuple[str, ...]]
@@ -66,9 +66,6 @@ KINDS: dict[str, Contract] = {
             "initial_state": ("batch_size", "left_context"),
         }
     ),
-    "router": Contract({"forward": ("x",)}),
-    "decoder": Contract({"forward": ("tokens", "lengths")}),
-    "corrector": Contract({"correct": ("texts",)}),
 }
 
 
@@ -77,11 +74,11 @@ class Entry:
     """One registered name.
 
     Attributes:
-        kind: one of ``KINDS``.
+        kind: one of `KINDS`.
         name: what a configuration calls it.
-        location: ``module:Class``.
-        source: the distribution that declares it, or ``@register``.
-        problem: why it cannot be used, as far as can be told without loading it; empty when nothing is known.
+        location: `module:Class`, where the class is.
+        source: the distribution that declares it, or `@register`.
+        problem: why the class cannot be used, as far as can be told without loading it; empty when nothing is known.
     """
 
     kind: str
@@ -95,12 +92,12 @@ _registered: dict[tuple[str, str], type] = {}
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """Class decorator: makes the class known as ``name`` of ``kind``.
+    """A class decorator that makes a class known as `name` of `kind`.
 
-    Registering the same class again (a module that is reloaded) replaces it.
+    A class that is registered again, as when its module is reloaded, replaces its predecessor.
 
     Raises:
-        RegistryError: the kind is unknown, the name is taken or not made of letters, digits, ``_``, ``-`` and ``.``,
+        RegistryError: the kind is unknown, the name is taken or not made of letters, digits, `_`, `-` and `.`,
             or the class does not meet the contract of its kind.
     """
     problem = _name_problem(kind, name)
@@ -121,7 +118,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def get(kind: str, name: str) -> type[Any]:
-    """Returns the class registered as ``name`` of ``kind``, importing its module if need be.
+    """The class registered as `name` of `kind`; its module is imported if need be.
 
     Raises:
         RegistryError: the kind or the name is unknown (the nearest names are given), two distributions claim the
@@ -132,7 +129,7 @@ def get(kind: str, name: str) -> type[Any]:
         return _registered[kind, name]
     try:
         cls = EntryPoint(f"{kind}.{name}", entry.location, GROUP).load()
-    except Exception as error:  # Whatever a stranger's module raises while it is imported.
+    except Exception as error:  # importing a foreign module may raise anything
         raise RegistryError(
             f"{kind} {name!r} of {entry.source} cannot be loaded from {entry.location}: "
             f"{type(error).__name__}: {error}"
@@ -142,11 +139,11 @@ def get(kind: str, name: str) -> type[Any]:
 
 
 def build(kind: str, name: str, **options: Any) -> Any:
-    """Builds an object of the class registered as ``name`` of ``kind``.
+    """An object of the class registered as `name` of `kind`.
 
     Raises:
-        RegistryError: see `get`; or the class has no such option. Who provides it, and in which version, is said: a
-            configuration may come from another.
+        RegistryError: see `get`; or the class has no such option. The message names the package that provides the
+            class and its version, since a configuration may have been written for another version.
     """
     cls = get(kind, name)
     parameters = inspect.signature(cls).parameters
@@ -161,16 +158,16 @@ def build(kind: str, name: str, **options: Any) -> Any:
 
 
 def names(kind: str) -> list[str]:
-    """The names registered for a kind, sorted; raises RegistryError when there is no such kind."""
+    """The names registered for a kind, sorted; a RegistryError is raised when there is no such kind."""
     _check_kind(kind)
     return sorted({entry.name for entry in entries() if entry.kind == kind})
 
 
 def entries() -> list[Entry]:
-    """Everything registered, sorted by kind and name; imports nothing.
+    """All registered names, sorted by kind and name; no module is imported.
 
-    A name that two sources claim appears once for each, and a malformed entry point appears too, each with its
-    ``problem``.
+    A name that two sources claim appears once for each source, and a malformed entry point appears too, each with its
+    `problem`.
     """
     declared = _declared(tuple(sys.path))
     known = {(entry.kind, entry.name, entry.location) for entry in declared}
@@ -191,7 +188,7 @@ def entries() -> list[Entry]:
 
 @functools.lru_cache(maxsize=8)
 def _declared(path: tuple[str, ...]) -> list[Entry]:
-    """The entries declared by installed distributions; ``path`` is sys.path, on which the answer depends."""
+    """The entries declared by installed distributions; `path` is sys.path, on which the answer depends."""
     found = []
     for point in entry_points(group=GROUP):
         kind, _, name = point.name.partition(".")
@@ -206,7 +203,7 @@ def _declared(path: tuple[str, ...]) -> list[Entry]:
 
 
 def _entry(kind: str, name: str) -> Entry:
-    """What stands under a name; raises RegistryError when that is nothing, or cannot be used."""
+    """The entry of a name; a RegistryError is raised when the name is unknown or cannot be used."""
     found = [entry for entry in entries() if (entry.kind, entry.name) == (kind, name)]
     if not found:
         _check_kind(kind)
@@ -221,7 +218,7 @@ def _location(cls: type) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message: what ``word`` may have meant, and what there is."""
+    """The end of an error message: what `word` may have meant, and all choices."""
     choices = sorted(choices)
     if not choices:
         return "none is registered"
@@ -244,7 +241,7 @@ def _name_problem(kind: str, name: str) -> str:
 
 
 def _check_contract(kind: str, name: str, cls: object) -> None:
-    """Raises RegistryError with everything that ``cls`` lacks to be of ``kind``."""
+    """Raise a RegistryError with everything that `cls` lacks to be of `kind`."""
     if not isinstance(cls, type):
         raise RegistryError(f"{kind} {name!r} must be a class, not {cls!r}")
     contract = KINDS[kind]

@@ -180,11 +180,11 @@ def test_doctor_reports_plugins_that_do_not_load(libraries, capsys, monkeypatch,
     info = tmp_path / "acme-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[sigmel.plugins]\nrouter.acme = no_such_module:R\n")
+    (info / "entry_points.txt").write_text("[sigmel.plugins]\nencoder.acme = no_such_module:R\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     libraries()
     assert cli.main(["doctor"]) == 1
-    assert "problem: router 'acme' of acme 1 cannot be loaded from no_such_module:R" in capsys.readouterr().out
+    assert "problem: encoder 'acme' of acme 1 cannot be loaded from no_such_module:R" in capsys.readouterr().out
 
 
 def test_doctor_does_not_know_every_name(capsys):

@@ -1,1 +1,1 @@
-"""What is read and written: audio, manifests, lists of sources; safely, and by several processes."""
+"""Reading and writing: audio, manifests, lists of recordings; atomically, and in several processes."""

@@ -1,7 +1,7 @@
 """Files and folders that are either complete or absent.
 
-A stage that is killed half-way must never leave something a later stage takes for finished work. Everything is
-therefore written under a temporary name beside its destination and renamed once it is complete.
+A stage that is killed half-way must never leave something that a later stage takes for finished work. So every file
+and folder is written under a temporary name beside its destination and renamed once it is complete.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write; rename it to ``path`` on success, remove it on any error.
+    """Yield a temporary path to write, which is renamed to `path` on success and removed on any error.
 
-    The temporary file lies in the same folder (which is created), keeps the suffix of ``path`` (so that libraries
+    The temporary file lies in the same folder (which is created), keeps the suffix of `path` (so that libraries
     which choose a format by suffix work) and is flushed to the disk before the rename. An existing file is replaced
     in one step.
 
@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to; nothing exists there yet.
 
     Raises:
-        SigmelError: the disk is full; the message names ``path``.
+        SigmelError: the disk is full; the message names `path`.
         FileNotFoundError: nothing was written to the temporary path.
     """
     path = Path(path)
@@ -50,8 +50,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold ``folder`` against other processes that lock it too: for a file that is read, changed and written back."""
-    import fcntl  # there is none on Windows, where only recipes, which are for bash, would miss it
+    """Hold a folder against other processes that lock it too, while a file in it is read, changed and written back."""
+    import fcntl  # not on Windows; only recipes lock, and recipes need bash
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -63,9 +63,9 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the empty folder ``<path>.tmp`` to fill; rename it to ``path`` on success, remove it on any error.
+    """Yield the empty folder `<path>.tmp` to fill; rename it to `path` on success, remove it on any error.
 
-    What an earlier, killed run left in ``<path>.tmp`` is removed first.
+    What an earlier, killed run left in `<path>.tmp` is removed first.
 
     Args:
         path: the folder to build; it must not exist yet.
@@ -74,8 +74,8 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
         The folder to fill.
 
     Raises:
-        FileExistsError: ``path`` exists.
-        SigmelError: the disk is full; the message names ``path``.
+        FileExistsError: `path` exists.
+        SigmelError: the disk is full; the message names `path`.
     """
     path = Path(path)
     if path.exists():

@@ -15,7 +15,7 @@ import soundfile
 from sigmel.errors import SigmelError
 from sigmel.files.resampling import resample
 
-_STREAMED = 0xFFFFFF00  # a RIFF size from here on is a writer's way to say that it did not know the size
+_STREAMED = 0xFFFFFF00  # a RIFF size from here on means that the writer did not know the size
 
 
 class AudioError(SigmelError):
@@ -35,7 +35,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
         float32 samples, shape (samples,), and their sample rate in Hz.
 
     Raises:
-        AudioError: the file is missing, no audio, truncated, empty or holds NaN or infinity.
+        AudioError: the file is missing, not audio, truncated or empty, or holds NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,8 +61,8 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
     """Write one channel as a 16-bit PCM WAV file.
 
-    The file is written in place: wrap it in :func:`~sigmel.files.atomic.atomic_path`, or its folder in
-    :func:`~sigmel.files.atomic.atomic_dir`, where a killed program must leave nothing half-written.
+    The file is written in place: wrap it in `sigmel.files.atomic.atomic_path`, or its folder in
+    `sigmel.files.atomic.atomic_dir`, where a killed program must leave nothing half-written.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
         sample_rate: in Hz.
 
     Raises:
-        AudioError: ``samples`` is empty, not one-dimensional, or holds NaN or infinity.
+        AudioError: `samples` is empty, not one-dimensional, or holds NaN or infinity.
     """
     samples = np.asarray(samples)
     if samples.ndim != 1 or not samples.size:
@@ -83,7 +83,7 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
 
 
 def check_audio(samples: np.ndarray, sample_rate: int, shortest: float = 0.05) -> str | None:
-    """Say what makes a waveform unfit for training, if anything.
+    """The reason why a waveform is unfit for training, if there is one.
 
     Args:
         samples: shape (samples,), in [-1, 1].
@@ -91,7 +91,7 @@ def check_audio(samples: np.ndarray, sample_rate: int, shortest: float = 0.05) -
         shortest: the least duration in seconds.
 
     Returns:
-        None for sound audio, else a reason: ``"too short"``, ``"silent"`` (all zero) or ``"clipped"`` (more than one
+        `None` for a waveform that can be used, else "too short", "silent" (all zero) or "clipped" (more than one
         sample in a hundred at full scale).
     """
     if len(samples) < shortest * sample_rate:
@@ -123,9 +123,9 @@ def parse_sample_rate(fs: int | str) -> int:
     """Hz of a sampling rate as a user may write it: 16000, "16000" or, as ESPnet's asr.sh does, "16k".
 
     Raises:
-        SigmelError: it is none of these.
+        SigmelError: the text is not a sampling rate.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", str(fs).strip().lower())
     if match is None:
-        raise SigmelError(f"fs: {fs!r} is no sampling rate; write 16000 or 16k")
+        raise SigmelError(f"fs: {fs!r} is not a sampling rate; write 16000 or 16k")
     return round(float(match[1]) * (1000 if match[2] else 1))

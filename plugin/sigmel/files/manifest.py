@@ -31,7 +31,7 @@ class Utterance:
         duration: in seconds.
         text: the transcript; empty where there is none.
         speaker: name of the speaker; empty where unknown.
-        extra: whatever else stands in the manifest's row.
+        extra: the other fields of the manifest's row.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Utterance:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise a SigmelError naming the utterance and the field that has a wrong type or value."""
+        """Raise a SigmelError that names the utterance and the field with a wrong type or value."""
         for name in ("id", "audio_filepath", "text", "speaker"):
             if not isinstance(getattr(self, name), str):
                 raise SigmelError(f"utterance {self.id!r}: {name} must be a string, not {getattr(self, name)!r}")
@@ -62,10 +62,10 @@ class Utterance:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Utterance:
-        """From the row of a manifest; a row without an id is named after its audio file.
+        """The utterance of a manifest's row; a row without an id is named after its audio file.
 
         Raises:
-            SigmelError: ``audio_filepath`` or ``duration`` is missing, or a value is wrong.
+            SigmelError: `audio_filepath` or `duration` is missing, or a value is wrong.
         """
         missing = [name for name in ("audio_filepath", "duration") if name not in row]
         if missing:
@@ -81,7 +81,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
     """Yield the utterances of a manifest one by one; blank lines are passed over.
 
     Raises:
-        ManifestError: the file is missing, or a line is not a row of a manifest; the message says ``file:line``.
+        ManifestError: the file is missing, or a line is not a row of a manifest; the message says `file:line`.
     """
     try:
         with open(path, encoding="utf-8") as lines:
@@ -140,10 +140,10 @@ def filter_trainable(
     frame_duration: float = 0.04,
     count_tokens: Callable[[str], int] = len,
 ) -> tuple[list[Utterance], list[Skipped]]:
-    """Part the utterances a CTC model can learn from, from those it cannot.
+    """Separate the utterances that a CTC model can learn from, from those that it cannot.
 
     Skipped are: an empty transcript; a transcript with more tokens than the audio has frames after subsampling; audio
-    that cannot be read, is silent, clipped or too short, see :func:`sigmel.files.audio.check_audio`.
+    that cannot be read, is silent, clipped or too short, see `sigmel.files.audio.check_audio`.
 
     Args:
         utterances: of one manifest.
@@ -166,7 +166,7 @@ def filter_trainable(
 
 
 def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
-    """Write the utterances that were skipped, each row with its ``reason``."""
+    """Write the utterances that were skipped, each row with its `reason`."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for utterance, reason in skipped:
             file.write(json.dumps(utterance.to_row() | {"reason": reason}, ensure_ascii=False) + "\n")

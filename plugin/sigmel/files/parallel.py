@@ -27,19 +27,19 @@ def parallel_map(
     description: str = "",
     dask: str | None = None,
 ) -> Iterator[Result]:
-    """Yield ``function(context, item)`` for every item, in order.
+    """Yield `function(context, item)` for every item, in order.
 
     Args:
         function: defined at the top level of a module; what it returns must not depend on the order of the work.
         context: handed once to each process.
         items: what to work on.
-        workers: number of processes; by default one for each CPU this process may use; 1 works in this process.
+        workers: number of processes. Default: as many as this process may use CPUs; 1 works in this process.
         description: of the progress bar.
-        dask: address of a Dask cluster that does the work instead, where sigmel and the files are found, too.
+        dask: address of a Dask cluster that does the work instead; its machines need sigmel and the same files.
 
     Raises:
         SigmelError: there is no cluster at that address.
-        Whatever ``function`` raises first; work not yet begun is then dropped. Workers also end when this process
+        Whatever `function` raises first; work not yet begun is then dropped. Workers also end when this process
         dies in any way, so that nobody goes on writing files.
     """
     from tqdm import tqdm

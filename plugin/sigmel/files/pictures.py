@@ -1,4 +1,4 @@
-"""What all pictures share: Matplotlib, and a spectrogram for the eye."""
+"""Matplotlib for all pictures, and a spectrogram for the eye."""
 
 from __future__ import annotations
 

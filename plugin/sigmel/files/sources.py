@@ -1,4 +1,4 @@
-"""Recordings that a command is given: a folder, a manifest, or a list as Kaldi and ESPnet have it."""
+"""The recordings that a command is given: a folder, a manifest, or a `wav.scp` list of Kaldi and ESPnet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".s
 
 
 def read_source(source: Path) -> list[Utterance]:
-    """The utterances of a source, with absolute paths; what a source does not know (duration, text) is 0 or empty.
+    """The utterances of a source, with absolute paths; a duration or text that the source does not have is 0 or empty.
 
     Args:
         source: a folder, searched through for audio files, whose ids are their paths without the suffix; a manifest
-            ``*.jsonl``; or a list ``*.scp`` of an id and a path a line.
+            `*.jsonl`; or a list `*.scp` of an id and a path a line.
 
     Raises:
-        SigmelError: none of these, or it has no utterance, or two of one id.
+        SigmelError: a source of another kind, without utterances, or with two utterances of one id.
     """
     if source.is_dir():
         found = [_of_file(path, path.relative_to(source)) for path in sorted(source.rglob("*")) if _is_audio(path)]
