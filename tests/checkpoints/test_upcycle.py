@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from sigmel.checkpoints.convert import WRITERS
-from sigmel.checkpoints.recogniser import FRONTEND, READERS, Recogniser
+from sigmel.checkpoints import HOSTS, format_of
+from sigmel.checkpoints.ctc import FRONTEND, CTCModel
 from sigmel.models.encoder import OmniRouterEncoder
 
 DENSE = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 24, "subsampling": "stack", "routing": "dense"}
@@ -38,10 +38,11 @@ def models(tmp_path_factory):
     encoder = OmniRouterEncoder(input_size=16, **DENSE).eval()
     linear = torch.nn.Linear(16, 4).requires_grad_(False)
     parts = (dict(encoder.state_dict()), linear.weight, linear.bias, ["<unk>", "a", "b"], tokenizer())
-    sources = [folder / f"dense/model{kind}" for kind in WRITERS]
+    sources = [folder / f"dense/model{kind}" for kind in HOSTS]
     sources[0].parent.mkdir()
     for source in sources:
-        WRITERS[source.suffix](Recogniser(FRONTEND | {"features": 16}, "omni_router", DENSE, *parts), source)
+        model = CTCModel(FRONTEND | {"features": 16}, "omni_router", DENSE, *parts)
+        format_of(source).write_ctc(model, source)
     command = [sys.executable, "-c", WITHOUT_HOSTS, *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -49,10 +50,10 @@ def models(tmp_path_factory):
     return encoder, folder
 
 
-@pytest.mark.parametrize("kind", list(WRITERS))
+@pytest.mark.parametrize("kind", list(HOSTS))
 def test_every_kind_of_file(kind, models):
     dense, folder = models
-    before, after = (READERS[kind](folder / part / f"model{kind}") for part in ("dense", "moe"))
+    before, after = (read(folder / part / f"model{kind}") for part in ("dense", "moe"))
     assert (after.frontend, after.pieces, after.tokenizer) == (before.frontend, before.pieces, before.tokenizer)
     assert torch.equal(after.weight, before.weight)
     experts = OmniRouterEncoder(input_size=16, **after.options).eval()
@@ -63,6 +64,10 @@ def test_every_kind_of_file(kind, models):
         torch.testing.assert_close(
             experts(features, lengths).hidden, dense(features, lengths).hidden, atol=1e-5, rtol=1e-5
         )
+
+
+def read(path):
+    return format_of(path).read_ctc(path)
 
 
 def test_a_pth_gets_its_configuration_and_nothing_else(models):

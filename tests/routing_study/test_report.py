@@ -15,8 +15,8 @@ import torch
 pytest.importorskip("sentencepiece")  # a host brings these two
 pytest.importorskip("yaml")
 
-from sigmel.checkpoints import convert
-from sigmel.checkpoints.recogniser import END
+from sigmel.checkpoints import nemo
+from sigmel.checkpoints.ctc import END
 from sigmel.cli import main
 from sigmel.files.manifest import read_rows
 from sigmel.recipes.corpora.espeak import SAMPLE_RATE, EspeakVoice
@@ -204,7 +204,7 @@ def test_a_dense_model_is_named(files, manifest, tmp_path, capsys):
     model = files.random_model(["<unk>", "▁one", "▁three", "▁two"])
     model.options = model.options | {"routing": "dense"}
     model.state = dict(OmniRouterEncoder(input_size=16, **model.options).state_dict())
-    convert.write_nemo(model, tmp_path / "dense.nemo")
+    nemo.write_ctc(model, tmp_path / "dense.nemo")
     assert main(["routing", str(tmp_path / "dense.nemo"), str(manifest), "--output", str(tmp_path / "report")]) == 2
     assert "dense.nemo: encoder: OmniRouterEncoder has no routers" in capsys.readouterr().err
 
@@ -212,7 +212,7 @@ def test_a_dense_model_is_named(files, manifest, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("none.nemo", [], "none.nemo: no such model"),
+        ("none.nemo", [], "none.nemo: no such file"),
         ("make.py", [], "the suffix must be one of .nemo, .zip, .pth"),
         ("nemo.nemo", ["--noise", "-1"], "--noise: -1.0 must be at least 0"),
         ("nemo.nemo", ["--noise", "nan"], "--noise: nan must be at least 0"),

@@ -46,8 +46,6 @@ GROUPS = {
 }
 VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
 ELSEWHERE = {  # verbs whose arguments have not moved into sigmel.cli yet
-    "convert": "sigmel.checkpoints.convert",
-    "upcycle": "sigmel.checkpoints.upcycle",
     "score": "sigmel.scoring.errors",
     "results": "sigmel.scoring.results",
     "compare": "sigmel.scoring.comparison",

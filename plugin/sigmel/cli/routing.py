@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 from sigmel.checkpoints import host_of
+from sigmel.checkpoints.ctc import NeedsHost
 from sigmel.errors import SigmelError
 from sigmel.routing_study import report as routing_report
 from sigmel.routing_study.recogniser import RoutedRecogniser, load_recogniser
@@ -19,8 +20,6 @@ def load(path: Path) -> RoutedRecogniser:
     Raises:
         SigmelError: neither can be; the message names the file and says why.
     """
-    from sigmel.checkpoints.recogniser import NeedsHost
-
     try:
         return load_recogniser(path)
     except NeedsHost as error:

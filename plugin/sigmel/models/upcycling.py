@@ -41,6 +41,10 @@ class Stack(NamedTuple):
     experts: str
     routers: str
 
+    def within(self, prefix: str) -> Stack:
+        """The names of the same parameters in a model that has the stack under a prefix."""
+        return self._replace(feed_forward=prefix + self.feed_forward, routers=prefix + self.routers)
+
 
 OURS = Stack("blocks.{}.feed_forward.", ("linear1", "linear2"), "", "routers.")
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigmel import registry
+from sigmel.checkpoints import format_of
+from sigmel.checkpoints.ctc import BLANK as BLANK_NAME
+from sigmel.checkpoints.ctc import END, CTCModel
 from sigmel.errors import SigmelError
 from sigmel.features.log_mel import LogMel
 from sigmel.files.audio import read_audio
 from sigmel.layers.routing import RoutingDecision
 from sigmel.routing_study.statistics import routers_of
-
-if TYPE_CHECKING:
-    from sigmel.checkpoints.recogniser import Recogniser
 
 BLANK = 0
 Row = dict[str, Any]
@@ -106,7 +106,7 @@ class RoutedRecogniser(nn.Module):
         raise NotImplementedError
 
 
-class PlainRecogniser(RoutedRecogniser):
+class CTCRecogniser(RoutedRecogniser):
     """Log-mel front end, one of our encoders, and one linear layer over tokens, the first of them blank.
 
     Args:
@@ -119,15 +119,13 @@ class PlainRecogniser(RoutedRecogniser):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, model: Recogniser):
+    def __init__(self, model: CTCModel):
         from sentencepiece import SentencePieceProcessor
-
-        from sigmel.checkpoints.recogniser import END
 
         frontend = LogMel(**model.frontend)
         encoder = registry.build("encoder", model.encoder, input_size=frontend.output_size(), **model.options)
         rates = (model.frontend["sample_rate"], model.frontend["window_stride"], encoder.subsampling_factor)
-        super().__init__(encoder, *rates, ["<blank>", *model.pieces])
+        super().__init__(encoder, *rates, [BLANK_NAME, *model.pieces])
         try:
             encoder.load_state_dict(model.state)
         except RuntimeError as error:
@@ -135,7 +133,7 @@ class PlainRecogniser(RoutedRecogniser):
         self.frontend = frontend
         self.register_buffer("weight", model.weight)
         self.register_buffer("bias", model.bias)
-        self._silent = ("<blank>", END)
+        self._silent = (BLANK_NAME, END)
         self._tokenizer = SentencePieceProcessor(model_proto=model.tokenizer)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,15 +164,9 @@ def load_recogniser(path: Path) -> RoutedRecogniser:
         NeedsHost: it is no CTC recogniser with our encoder and our log-mel front end.
         SigmelError: naming the file: there is none, its suffix is another, or the encoder has no routers.
     """
-    from sigmel.checkpoints.recogniser import READERS
-
-    if path.suffix not in READERS:
-        raise SigmelError(f"{path}: the suffix must be one of {', '.join(READERS)}")
-    if not path.is_file():
-        raise SigmelError(f"{path}: no such model; train one first")
-    model = READERS[path.suffix](path, hybrid=True)
+    model = format_of(path).read_ctc(path, hybrid=True)
     try:
-        recogniser = PlainRecogniser(model)
+        recogniser = CTCRecogniser(model)
     except SigmelError as error:
         raise SigmelError(f"{path}: {error}") from error
     return recogniser.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -266,7 +266,7 @@ def test_wrong_files_are_named(saved, tmp_path, capsys):
         (path, path.with_name("moe.pth"), "dense has a config.yaml already"),
         (path, tmp_path / "moe.zip", "moe.zip: the suffix must be .pth"),
         (tmp_path / "bad.zip", tmp_path / "moe.zip", "bad.zip: not an archive of an ESPnet recogniser"),
-        (tmp_path / "bad.pth", tmp_path / "moe/model.pth", "bad.pth: not an ESPnet model with config.yaml beside it"),
+        (tmp_path / "bad.pth", tmp_path / "moe/model.pth", "bad.pth: not an ESPnet model beside its config.yaml"),
     ):
         assert main(["upcycle", str(source), "--output", str(output)]) == 2
         assert message in capsys.readouterr().err

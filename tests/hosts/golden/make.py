@@ -20,13 +20,13 @@ import sentencepiece
 import torch
 import yaml
 
-from sigmel.checkpoints import convert
-from sigmel.checkpoints.recogniser import END, FRONTEND, Recogniser
+from sigmel.checkpoints import espnet, nemo
+from sigmel.checkpoints.ctc import END, FRONTEND, CTCModel
 from sigmel.cli import main
 
 FOLDER = Path(__file__).parent
 PIECES = ["<unk>", "▁one", "▁three", "▁two"]
-FRONT_END = FRONTEND | {"window_size": 0.025, "features": 16}
+FRONT_END = FRONTEND | {"features": 16}
 ENCODER = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 24, "subsampling": "stack", "routing": "omni"}
 SMALL = {"d_model": 8, "ff_size": 8, "block": "transformer"}
 UPCYCLE = ["--experts", "3", "--routing", "omni", "--top-k", "2"]
@@ -56,7 +56,7 @@ def tokenizer() -> bytes:
     return model.getvalue()
 
 
-def random_model(pieces: list[str], **options) -> Recogniser:
+def random_model(pieces: list[str], **options) -> CTCModel:
     """A recogniser that has learned nothing, the same each time."""
     from sigmel.models.encoder import OmniRouterEncoder
 
@@ -65,7 +65,7 @@ def random_model(pieces: list[str], **options) -> Recogniser:
     encoder = OmniRouterEncoder(input_size=16, **options)
     linear = torch.nn.Linear(encoder.output_size(), 1 + len(pieces)).requires_grad_(False)
     state = dict(encoder.state_dict())
-    return Recogniser(FRONT_END, "omni_router", options, state, linear.weight, linear.bias, pieces, tokenizer())
+    return CTCModel(FRONT_END, "omni_router", options, state, linear.weight, linear.bias, pieces, tokenizer())
 
 
 # --- NeMo
@@ -107,7 +107,7 @@ def nemo_lm(path: Path) -> torch.Tensor:
 
 def make_nemo(path: Path) -> None:
     """A CTC model with our encoder, as NeMo writes it."""
-    convert.write_nemo(random_model(PIECES), path)
+    nemo.write_ctc(random_model(PIECES), path)
     nemo_model(path).save_to(str(path))
 
 
@@ -147,7 +147,7 @@ def make_nemo_graph(path: Path) -> None:
     """A CTC model that follows a graph."""
     from sigmel.hosts.nemo import use_graph
 
-    convert.write_nemo(random_model(PIECES, **SMALL), path)
+    nemo.write_ctc(random_model(PIECES, **SMALL), path)
     make_graph(Path("HLG.npz"))
     model = nemo_model(path)
     use_graph(model, "HLG.npz", backend="kaldi")
@@ -156,7 +156,7 @@ def make_nemo_graph(path: Path) -> None:
 
 def make_nemo_upcycled(path: Path) -> None:
     """A dense CTC model with our encoder, given experts by `sigmel upcycle`."""
-    convert.write_nemo(random_model(PIECES, routing="dense", **SMALL), Path("dense.nemo"))
+    nemo.write_ctc(random_model(PIECES, routing="dense", **SMALL), Path("dense.nemo"))
     assert main(["upcycle", "dense.nemo", *UPCYCLE, "--output", str(path)]) == 0
 
 
@@ -208,7 +208,7 @@ def espnet_rich_tts(path: Path) -> torch.Tensor:
 
 def make_espnet(path: Path) -> None:
     """A CTC model with our encoder."""
-    convert.write_espnet(random_model([*PIECES, END]), path)
+    espnet.write_ctc(random_model([*PIECES, END]), path)
 
 
 def trained_by_espnet(task: str, config: dict) -> list[str]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from sigmel.checkpoints import convert
-from sigmel.checkpoints.recogniser import END, read_espnet, read_nemo
+from sigmel.checkpoints import espnet, nemo
+from sigmel.checkpoints.ctc import END
 from sigmel.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -33,7 +33,7 @@ def test_there_and_back_is_the_same_model(files, tmp_path):
     expected = files.expected("nemo.nemo")
     torch.testing.assert_close(log_probs[:, [0, 1, 2, 3, 5]], expected, atol=1e-5, rtol=0)
     assert log_probs[:, 4].max() < -1e3  # the token that only ESPnet has
-    first, last = read_nemo(GOLDEN / "nemo.nemo"), read_nemo(tmp_path / "b.nemo")
+    first, last = nemo.read_ctc(GOLDEN / "nemo.nemo"), nemo.read_ctc(tmp_path / "b.nemo")
     assert first.frontend == last.frontend
     assert first.options == last.options
     assert all(torch.equal(first.state[name], last.state[name]) for name in first.state)
@@ -82,8 +82,8 @@ def test_bad_files_are_named(tmp_path, capsys):
     (tmp_path / "bad.zip").write_text("no archive")
     zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
     for source, target, message in (
-        ("bad.zip", "out.nemo", "bad.zip: not an ESPnet model that can be read"),
-        ("empty.zip", "out.nemo", "empty.zip: not an ESPnet model that can be read"),
+        ("bad.zip", "out.nemo", "bad.zip: not an archive of an ESPnet recogniser that can be read"),
+        ("empty.zip", "out.nemo", "empty.zip: not an archive of an ESPnet recogniser that can be read"),
         ("none.zip", "out.nemo", "none.zip: no such file"),
         ("bad.zip", "out.onnx", "out.onnx: the suffix must be one of .nemo, .zip, .pth"),
     ):
@@ -104,6 +104,6 @@ def test_an_unknown_option_of_the_front_end_is_named(tmp_path, capsys):
 
 
 def test_a_tokenizer_of_other_pieces_is_refused():
-    model = read_espnet(GOLDEN / "espnet.zip")
+    model = espnet.read_ctc(GOLDEN / "espnet.zip")
     with pytest.raises(ValueError, match="the tokenizer has 4 pieces, which are not the model's 3 tokens"):
-        convert.with_pieces(model.tokenizer, ["a", "b", "c"])
+        nemo.with_pieces(model.tokenizer, ["a", "b", "c"])

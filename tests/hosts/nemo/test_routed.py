@@ -7,7 +7,7 @@ import pytest
 import torch
 from nemo.collections.asr import models
 
-from sigmel.checkpoints.recogniser import NeedsHost
+from sigmel.checkpoints.ctc import NeedsHost
 from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.files.audio import read_audio

@@ -10,7 +10,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder, Positionwise
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import Tensor, nn
 
-from sigmel.checkpoints.espnet_options import ACTIVATIONS, ROUTED, RoutedEncoder
+from sigmel.checkpoints.espnet import ACTIVATIONS, ROUTED, RoutedEncoder
 from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.layers.routed_feed_forward import RoutedFeedForward, take_routing

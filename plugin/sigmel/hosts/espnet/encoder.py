@@ -11,7 +11,7 @@ from espnet2.asr.encoder.contextual_block_transformer_encoder import ContextualB
 from torch import Tensor
 
 from sigmel import registry
-from sigmel.checkpoints.espnet_options import encoder_from_espnet, espnet_signature
+from sigmel.checkpoints.espnet import encoder_from_espnet, espnet_signature
 from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.models.encoder import EncoderOutput
@@ -100,7 +100,7 @@ def espnet_encoder(name: str) -> type[RegisteredEncoder]:
     """Make the ESPnet class of a registered encoder.
 
     Its arguments are the encoder's own, so that ``--print_config`` shows them, but for those of streaming, which have
-    ESPnet's names: see `sigmel.checkpoints.espnet_options`.
+    ESPnet's names: see `sigmel.checkpoints.espnet`.
 
     Raises:
         RegistryError: no encoder has that name, or it cannot be loaded.

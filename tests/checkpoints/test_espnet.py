@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmel import register, registry
-from sigmel.checkpoints.espnet_options import encoder_from_espnet, encoder_to_espnet, espnet_signature
+from sigmel.checkpoints.espnet import encoder_from_espnet, encoder_to_espnet, espnet_signature
 from sigmel.models.encoder import OmniRouterEncoder
 
 
