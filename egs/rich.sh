@@ -59,5 +59,5 @@ rich_score() {
     "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
     --results results.json --tag "${tags[@]}"
   run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
-  [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
+  [ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --publish .
 }

@@ -135,7 +135,7 @@ def test_the_command_makes_tables_and_a_plot(experiments, tmp_path, capsys):
     routing = tmp_path / "omni0/routing"
     routing.mkdir()
     (routing / "routing.json").write_text(json.dumps({"tables": report}))
-    options = ["--output", str(tmp_path / "out"), "--update-readme", str(readme), "--step-time", str(step_time)]
+    options = ["--output", str(tmp_path / "out"), "--publish", str(tmp_path), "--step-time", str(step_time)]
     for name, folders in experiments.items():
         options += ["--system", name, *folders]
     assert main(["compare", *options]) == 0
@@ -148,6 +148,26 @@ def test_the_command_makes_tables_and_a_plot(experiments, tmp_path, capsys):
     assert [row["set"] for row in found["differences"]] == ["test", AVERAGE, "ood_a"]
     assert all(row["high"] < 0 for row in found["differences"])
     assert (tmp_path / "out/wer.png").stat().st_size
+    assert json.loads((tmp_path / "comparison/comparison.json").read_text()) == found
+    assert main(["compare", *options]) == 0  # again, in place of the first
+
+
+def test_a_router_without_neighbours_is_summarised():
+    report = {"layers": [{"relative_entropy": 0.5}], "overlap": [], "robustness": []}
+    summary = comparison.routing_summary({"tables": report})
+    assert summary == {"relative_entropy": 0.5, "cramers_v": None, "jaccard": None, "wer": {}}
+    found = compare([make("dense"), replace(make("omni"), routing={"tables": report})], [], "test", {})
+    assert "| omni | 50 |  |  |" in tables(found)
+
+
+def test_utterances_are_drawn_in_blocks_as_at_once(monkeypatch):
+    systems = [make("dense", seeds=2), make("omni")]
+    in_blocks = comparison.replicate(systems, ["test", "ood_a"])
+    monkeypatch.setattr(comparison, "BLOCK", comparison.REPLICATIONS)
+    at_once = comparison.replicate(systems, ["test", "ood_a"])
+    for system in systems:
+        for test_set, rates in in_blocks[system.name].items():
+            np.testing.assert_array_equal(rates, at_once[system.name][test_set])
 
 
 def test_what_cannot_be_compared_is_named(experiments, tmp_path, capsys):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.scoring.errors import error_rate, pair_up, result_row, score
-from sigmel.scoring.results import read_results
+from sigmel.scoring.results import MEASURED, read_results
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)
 
@@ -96,6 +96,20 @@ def test_the_command_scores_a_folder_into_results(decoded, capsys):
     assert {"date", "python", "torch", "cpu"} <= row["environment"].keys()
     assert main(command) == 2  # the folder is complete; it is not scored twice
     assert "exists already" in capsys.readouterr().err
+
+
+def test_tags_are_all_that_a_row_says_beside_what_was_measured(decoded):
+    command = ["score", f"{decoded}/decode", "--output", f"{decoded}/score", "--results", f"{decoded}/results.json"]
+    assert main([*command, "--tag", "host=nemo", "speaker=theo"]) == 0
+    (row,) = read_results(decoded / "results.json")
+    assert row.keys() - MEASURED == {"test_set", "host", "speaker"}
+
+
+@pytest.mark.parametrize("tag", ["host", "wer=3"])
+def test_a_wrong_tag_is_refused(decoded, capsys, tag):
+    assert main(["score", f"{decoded}/decode", "--output", f"{decoded}/score", "--tag", tag]) == 2
+    assert f"--tag: '{tag}' is not of the form KEY=VALUE" in capsys.readouterr().err
+    assert not (decoded / "score").exists()
 
 
 def test_the_command_takes_references_from_a_manifest(decoded, capsys):

@@ -2,14 +2,18 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from sigmel.cli import main
 from sigmel.errors import SigmelError
+from sigmel.scoring import results
 from sigmel.scoring.results import (
     BEGIN,
     END,
     add_rows,
+    environment,
     error_table,
     put_between,
     read_results,
@@ -45,6 +49,51 @@ def test_a_row_replaces_that_of_the_same_set_and_system_only(tmp_path):
     ]
     add_rows(path, reversed(rows))
     assert read_results(path) == rows  # the order does not depend on what came first
+
+
+def test_rows_are_told_apart_by_every_tag(tmp_path):
+    """Also by tags that nobody has thought of yet: only what is measured is left out."""
+    path = tmp_path / "results.json"
+    rows = [make(), make(speaker="theo"), make(speaker="jackson"), make(judge="tiny", speaker="theo")]
+    for row in rows:
+        add_rows(path, [row])
+        add_rows(path, [row | {"wer": 7.0, "environment": {"torch": "2.14"}}])
+    found = read_results(path)
+    assert [row["wer"] for row in found] == [7.0] * 4
+    lines = summary_table(found).splitlines()[2:]
+    systems = [line.split("|")[2].strip() for line in lines]
+    assert systems == ["nemo tiny omni", *(f"nemo tiny omni {tags}" for tags in (
+        "speaker=jackson", "speaker=theo", "judge=tiny speaker=theo"))]  # fmt: skip
+
+
+def test_publishing_merges_rows_and_puts_the_tables_into_the_readme(tmp_path, capsys):
+    for name, rows in (("one", [make(), make(seed=2)]), ("two", [make(routing="dense")])):
+        (tmp_path / name).mkdir()
+        add_rows(tmp_path / name / "results.json", rows)
+    files = [str(tmp_path / name / "results.json") for name in ("one", "two")]
+    assert main(["results", *files]) == 0
+    assert capsys.readouterr().out == summary_table([make(), make(seed=2), make(routing="dense")]) + "\n"
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    (recipe / "README.md").write_text("# Title\n")
+    assert main(["results", *files, "--publish", str(recipe)]) == 2
+    assert "README.md: has no lines" in capsys.readouterr().err
+    assert not (recipe / "results.json").exists()
+    (recipe / "README.md").write_text(f"# Title\n{BEGIN}\n{END}\n")
+    add_rows(recipe / "results.json", [make(wer=90.0), make("test_ood")])
+    assert main(["results", *files, "--publish", str(recipe)]) == 0
+    rows = read_results(recipe / "results.json")
+    assert sorted(row["wer"] for row in rows) == [10.0] * 4
+    assert (recipe / "README.md").read_text() == f"# Title\n{BEGIN}\n{report(rows)}\n{END}\n"
+
+
+def test_the_commit_is_that_of_sigmels_own_checkout(monkeypatch):
+    assert "commit" in environment()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "commit" not in environment()
+    monkeypatch.undo()
+    monkeypatch.setattr(results, "__file__", str(Path(__file__).with_name("untracked.py")))
+    assert "commit" not in environment()
 
 
 def test_systems_scored_at_once_lose_no_row(tmp_path):

@@ -44,4 +44,4 @@ run_stage 5 score "$exp/score" \
 
 run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
 
-[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
+[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --publish .

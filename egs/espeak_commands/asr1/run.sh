@@ -47,4 +47,4 @@ run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$ex
 run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
 decode_by_graphs "$data/train.jsonl" "$exp/commands.jsgf"
 
-[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
+[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --publish .

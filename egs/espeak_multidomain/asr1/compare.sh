@@ -61,7 +61,7 @@ for base in "${upcycled[@]}"; do
 done | in_parallel
 
 case $size in
-  tiny) data=data/train20000 comparison=comparison readme=(--update-readme README.md) ;;
+  tiny) data=data/train20000 comparison=comparison readme=(--publish .) ;;
   quick) data=data/train4000 comparison=exp/comparison_quick readme=() ;;
   nano) data=data/train40 comparison=exp/comparison_nano readme=() ;;
 esac

@@ -60,4 +60,4 @@ run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$ex
 
 decode_by_graphs "$data/train.jsonl" conf/digits.jsgf
 
-[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --update-readme README.md
+[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --publish .

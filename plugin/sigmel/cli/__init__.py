@@ -31,7 +31,7 @@ GROUPS = {
     },
     "look inside": {
         "score": "word and character error rates of a decoded set",
-        "results": "the table of a results.json, printed or written into a README",
+        "results": "the table of results.json files, printed, and published in a README",
         "compare": "systems trained with several seeds, on the same test sets",
         "plot": "training curves and expert use as PNG files",
         "routing": "where a recogniser sends its frames: tables, plots and a page",
@@ -46,9 +46,6 @@ GROUPS = {
 }
 VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
 ELSEWHERE = {  # verbs whose arguments have not moved into sigmel.cli yet
-    "score": "sigmel.scoring.errors",
-    "results": "sigmel.scoring.results",
-    "compare": "sigmel.scoring.comparison",
     "plot": "sigmel.scoring.plots",
 }
 

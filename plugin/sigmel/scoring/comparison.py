@@ -1,13 +1,12 @@
-"""``sigmel compare``: systems trained with several seeds, compared on the same test sets.
+"""Comparison of systems that were trained with several seeds, on the same test sets.
 
-Differences come with the paired bootstrap of Bisani and Ney (ICASSP 2004) over utterances, extended to seeds: of each
-system the seeds are drawn anew too, as what a second training would give is the question. With one seed a system, only
-utterances are drawn.
+Differences come with the paired bootstrap of Bisani and Ney (ICASSP 2004) over utterances, extended to seeds: the
+seeds of each system are drawn anew, too, since the question is what a second training would give. Of a system with one
+seed, only utterances are drawn.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import json
@@ -20,17 +19,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sigmel.errors import SigmelError
-from sigmel.files.atomic import atomic_dir
 from sigmel.files.pictures import load_pyplot
 from sigmel.scoring.errors import read_utterances
-from sigmel.scoring.results import environment, markdown_table, put_between
+from sigmel.scoring.results import environment, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AVERAGE = "out of domain"  # the mean of the error rates of all sets but those in domain
 REPLICATIONS = 10000
-LOSS_STEPS = 100  # the training loss is the mean of the last so many
+BLOCK = 100  # replications drawn at a time, which bounds the memory
+LOSS_STEPS = 100  # the training loss is the mean over this many last steps
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class System:
         name: what tables call it.
         errors: by test set, (S, U) word errors of the S seeds in each of U utterances.
         words: by test set, (U,) words of the references.
-        ids: by test set, the utterances.
-        train_loss: of each seed, at the end; what routers add to it, for their load, is left out.
-        facts: ``train.json`` of the first seed.
-        routing: ``routing.json`` of the first seed, where `sigmel routing` has made one.
+        ids: by test set, the ids of the utterances.
+        train_loss: of each seed, at the end, without the losses of routers.
+        facts: `train.json` of the first seed.
+        routing: `routing.json` of the first seed, if `sigmel routing` has made one.
     """
 
     name: str
@@ -56,7 +55,7 @@ class System:
     routing: dict[str, Any] | None
 
     def wer(self, sets: Sequence[str]) -> np.ndarray:
-        """(S,) word error rate in percent, of each seed; of several sets the mean."""
+        """(S,) word error rate of each seed in percent; the mean over the sets."""
         return np.mean([100 * self.errors[name].sum(1) / self.words[name].sum() for name in sets], axis=0)
 
 
@@ -64,7 +63,7 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
     """Read what a recipe left in the folders of a system, one a seed.
 
     Raises:
-        SigmelError: a folder is not complete, a file cannot be read, or the seeds were tested on different utterances.
+        SigmelError: a folder is incomplete, a file cannot be read, or the seeds were tested on different utterances.
     """
     errors: dict[str, list[list[int]]] = {}
     words: dict[str, list[int]] = {}
@@ -97,7 +96,7 @@ def read_system(name: str, folders: Sequence[Path]) -> System:
 
 
 def final_loss(metrics: Path) -> float:
-    """The mean training loss of the last `LOSS_STEPS` steps in a ``metrics.csv``, without that of the routers."""
+    """The mean training loss of the last `LOSS_STEPS` steps in a `metrics.csv`, without the losses of routers."""
     with metrics.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train_loss"]]
     last = int(rows[-1]["step"])
@@ -106,7 +105,7 @@ def final_loss(metrics: Path) -> float:
 
 
 class Rate(NamedTuple):
-    """An error rate in percent: measured, and (B,) in the replications of the bootstrap."""
+    """An error rate in percent: as measured, and (B,) in the replications of the bootstrap."""
 
     measured: float
     drawn: np.ndarray
@@ -114,11 +113,11 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher the error rate of one system is than that of another, relative to the latter, in percent.
+    """How much higher the error rate of a system is than the error rate of a baseline, in percent of the latter.
 
     Attributes:
-        change: what was measured; below 0 is better.
-        low, high: its 95 % interval.
+        change: the measured difference; below 0 is better.
+        low, high: the 95 % interval of the difference.
         better: the share of replications in which the first system had the lower error rate.
     """
 
@@ -129,34 +128,38 @@ class Difference:
 
 
 def difference(rate: Rate, other: Rate) -> Difference:
-    """Compare two systems, whose replications belong together one by one."""
+    """Compare the rates of a system and a baseline, which have the same replications."""
     low, high = np.quantile(100 * (rate.drawn / other.drawn - 1), [0.025, 0.975])
     better = float((rate.drawn < other.drawn).mean())
     return Difference(100 * (rate.measured / other.measured - 1), float(low), float(high), better)
 
 
 def replicate(systems: Sequence[System], sets: Sequence[str], seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """Draw utterances and seeds anew, `REPLICATIONS` times; {system: {set: (B,) error rates}}.
+    """Draw utterances and seeds anew, `REPLICATIONS` times.
 
     A replication has the same utterances for every system, and the same seeds of a system in every set; the seeds of
-    different systems have nothing to do with each other.
+    different systems are drawn independently.
+
+    Returns:
+        system -> test set -> (B,) error rates in percent.
     """
     rng = np.random.default_rng(seed)
-    seeds = {system.name: _draw(rng, len(system.train_loss)) for system in systems}  # (B, S)
+    seeds = {system.name: _draw(rng, len(system.train_loss), REPLICATIONS) for system in systems}  # (B, S)
     rates: dict[str, dict[str, np.ndarray]] = {system.name: {} for system in systems}
     for test_set in sets:
-        drawn = _draw(rng, len(systems[0].words[test_set]))  # (B, U)
-        words = drawn @ systems[0].words[test_set]
-        for system in systems:
-            errors = drawn @ system.errors[test_set].T  # (B, S)
-            mean = (errors * seeds[system.name]).sum(1) / len(system.train_loss)
-            rates[system.name][test_set] = 100 * mean / words
+        words = systems[0].words[test_set]  # (U,)
+        counts = np.concatenate([words[None], *(system.errors[test_set] for system in systems)]).T  # (U, 1 + all S)
+        drawn = np.concatenate([_draw(rng, len(words), BLOCK) @ counts for _ in range(REPLICATIONS // BLOCK)])
+        of_words, *errors = np.split(drawn, np.cumsum([1, *(len(system.train_loss) for system in systems)])[:-1], 1)
+        for system, found in zip(systems, errors, strict=True):
+            mean = (found * seeds[system.name]).sum(1) / len(system.train_loss)
+            rates[system.name][test_set] = 100 * mean / of_words[:, 0]
     return rates
 
 
-def _draw(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(B, count) float: how often each of `count` things is drawn in `count` draws."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=REPLICATIONS).astype(np.float64)
+def _draw(rng: np.random.Generator, count: int, times: int) -> np.ndarray:
+    """(times, count) float: how often each of `count` things is drawn in `count` draws."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=times).astype(np.float64)
 
 
 def compare(
@@ -165,13 +168,13 @@ def compare(
     """Everything that the tables show, ready for JSON.
 
     Args:
-        systems: all with the same test sets.
-        pairs: (system, baseline), which differences to look at.
-        in_domain: the test set that is no other domain than training.
+        systems: tested on the same utterances.
+        pairs: (system, baseline) of each difference to compute.
+        in_domain: the test set from the domains of training.
         step_time: by system, milliseconds of a training step.
 
     Raises:
-        SigmelError: systems with other sets or utterances, or a pair or set that is not there.
+        SigmelError: the systems were tested on different utterances, or a pair or set is unknown.
     """
     first = systems[0]
     for system in systems[1:]:
@@ -199,9 +202,9 @@ def compare(
         for system in systems
         for name, members in sets.items()
     }
-    for (one, other), name in itertools.product(pairs, sets):
-        change = difference(rates[one, name], rates[other, name])
-        found["differences"].append({"system": one, "baseline": other, "set": name} | asdict(change))
+    for (better, baseline), name in itertools.product(pairs, sets):
+        change = difference(rates[better, name], rates[baseline, name])
+        found["differences"].append({"system": better, "baseline": baseline, "set": name} | asdict(change))
     return found | {"environment": environment()}
 
 
@@ -212,21 +215,28 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def routing_summary(report: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the papers compare routers by, from a ``routing.json``: means over layers, or over pairs of neighbours."""
+    """What the papers compare routers by, from a `routing.json`: means over layers, or over pairs of neighbours.
+
+    A mean of nothing is None: a single expert layer has no neighbours, and independent routers share no experts.
+    """
     if report is None:
         return None
     tables = report["tables"]
     neighbours = [row for row in tables["overlap"] if row["other"] == row["layer"] + 1]
-    shared = [row["jaccard"] for row in neighbours if row["jaccard"] is not None]
-    wer: dict[str, list[float]] = {}
+
+    def mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+        values = [row[name] for row in rows if row[name] is not None]
+        return statistics.fmean(values) if values else None
+
+    conditions: dict[str, list[dict[str, Any]]] = {}
     for row in tables["robustness"]:
-        condition = row["disturbance"] + ("" if row["value"] is None else f" {row['value']:g}")
-        wer.setdefault(condition, []).append(row["wer"])
+        name = row["disturbance"] + ("" if row["value"] is None else f" {row['value']:g}")
+        conditions.setdefault(name, []).append(row)
     return {
-        "relative_entropy": statistics.fmean(row["relative_entropy"] for row in tables["layers"]),
-        "cramers_v": statistics.fmean(row["cramers_v"] for row in neighbours if row["cramers_v"] is not None),
-        "jaccard": statistics.fmean(shared) if shared else None,
-        "wer": {condition: statistics.fmean(rates) for condition, rates in wer.items()},
+        "relative_entropy": mean(tables["layers"], "relative_entropy"),
+        "cramers_v": mean(neighbours, "cramers_v"),
+        "jaccard": mean(neighbours, "jaccard"),
+        "wer": {name: mean(rows, "wer") for name, rows in conditions.items()},
     }
 
 
@@ -295,14 +305,15 @@ def _routing_table(found: dict[str, Any]) -> str:
     body = []
     for row in routed:
         about = row["routing"]
-        jaccard = "" if about["jaccard"] is None else f"{about['jaccard']:.2f}"
-        line = [row["system"], f"{100 * about['relative_entropy']:.0f}", f"{about['cramers_v']:.2f}", jaccard]
-        body.append(line + [f"{about['wer'][name]:.1f}" if name in about["wer"] else "" for name in tried])
+        measures = [(100, about["relative_entropy"], 0), (1, about["cramers_v"], 2), (1, about["jaccard"], 2)]
+        measures += [(1, about["wer"].get(name), 1) for name in tried]
+        cells = ["" if value is None else f"{scale * value:.{digits}f}" for scale, value, digits in measures]
+        body.append([row["system"], *cells])
     return markdown_table(header, body)
 
 
 def plot(found: dict[str, Any]) -> Figure:
-    """Word error rates by set: a dot a seed, a line at the mean of a system."""
+    """Word error rates by test set: a dot for each seed, a line at the mean of each system."""
     pyplot = load_pyplot()
     systems, sets = found["systems"], found["sets"]
     figure, axes = pyplot.subplots(figsize=(1.4 * len(sets) + 2, 4.5), layout="constrained")
@@ -319,46 +330,3 @@ def plot(found: dict[str, Any]) -> Figure:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(ncols=2)
     return figure
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel compare``."""
-    parser.add_argument(
-        "--system",
-        nargs="+",
-        action="append",
-        required=True,
-        metavar=("NAME", "DIR"),
-        help="a system and its experiments, one a seed; give it for each system",
-    )
-    parser.add_argument(
-        "--pair",
-        nargs=2,
-        action="append",
-        metavar=("SYSTEM", "BASELINE"),
-        help="a difference to look at; give it for each. Default: of each system from the first one",
-    )
-    parser.add_argument("--in-domain", default="test", help="the set that is no other domain (default: %(default)s)")
-    parser.add_argument("--step-time", type=Path, help="JSON, milliseconds of a training step by system")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results; must not exist yet")
-    parser.add_argument("--update-readme", type=Path, metavar="README", help="put the tables between its markers")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel compare``."""
-    if short := [given[0] for given in args.system if len(given) < 2]:
-        raise SigmelError(f"--system {short[0]}: names no experiment")
-    systems = [read_system(name, list(map(Path, folders))) for name, *folders in args.system]
-    step_time = json.loads(args.step_time.read_text()) if args.step_time else {}
-    first, *others = (system.name for system in systems)
-    pairs = args.pair or [(name, first) for name in others]
-    found = compare(systems, pairs, args.in_domain, step_time)
-    text = tables(found)
-    with atomic_dir(args.output) as folder:
-        (folder / "comparison.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (folder / "comparison.md").write_text(text + "\n", encoding="utf-8")
-        plot(found).savefig(folder / "wer.png", dpi=150)
-    print(text)
-    if args.update_readme:
-        put_between(args.update_readme, text)
-    return 0

@@ -6,7 +6,6 @@ Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sigmel.errors import SigmelError
-from sigmel.files.atomic import atomic_dir
-from sigmel.scoring.results import add_rows, environment
 
 GAP = "*"
 
@@ -26,9 +23,9 @@ class ErrorRate:
     """Errors of a set, in words or characters.
 
     Attributes:
-        total: units of the references.
-        sub, delete, insert: substituted, deleted and inserted units.
-        utterances, utterances_wrong: how many there are, and how many hold an error.
+        total: words or characters of the references.
+        sub, delete, insert: words or characters that were substituted, deleted and inserted.
+        utterances, utterances_wrong: number of utterances, and of utterances with an error.
         low, high: the 95 % confidence interval of `percent`.
     """
 
@@ -43,7 +40,7 @@ class ErrorRate:
 
     @property
     def percent(self) -> float:
-        """Errors per hundred units of the reference."""
+        """Errors per hundred words or characters of the references."""
         return 100 * (self.sub + self.delete + self.insert) / self.total
 
 
@@ -53,12 +50,12 @@ def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequenc
     An utterance with an empty reference counts with its insertions.
 
     Args:
-        references: one an utterance.
-        hypotheses: as many.
+        references: of each utterance.
+        hypotheses: of each utterance.
         seed: of the bootstrap.
 
     Raises:
-        SigmelError: their numbers differ, or all references are empty, so that there is no rate.
+        SigmelError: the numbers of references and hypotheses differ, or all references are empty.
     """
     kaldialign = load_kaldialign()
     if len(references) != len(hypotheses):
@@ -82,10 +79,10 @@ def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequenc
 
 
 def pair_up(references: dict[str, str], hypotheses: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Find the hypothesis of each reference.
+    """Find the hypothesis of each reference, both given by id.
 
     Returns:
-        The hypotheses in the order of the references, empty where there is none, and the ids that have none.
+        The hypotheses in the order of the references, and the ids without a hypothesis, for which they hold "".
 
     Raises:
         SigmelError: a hypothesis has an id that no reference has.
@@ -100,20 +97,20 @@ def pair_up(references: dict[str, str], hypotheses: dict[str, str]) -> tuple[lis
 
 
 def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, ErrorRate]:
-    """Score decoded utterances; write what a reader wants to see into ``folder``.
+    """Score decoded utterances, and write what readers look at.
 
-    ``ref.trn`` and ``hyp.trn`` are in sclite's format, "words (speaker-id)"; ``per_utt.jsonl`` holds each utterance's
-    errors and its aligned words, as pairs with ``*`` for a gap.
+    `ref.trn` and `hyp.trn` are in sclite's format, "words (speaker-id)"; `per_utt.jsonl` holds the errors of each
+    utterance and its aligned words, as pairs with `*` for a gap.
 
     Args:
-        rows: with ``id``, ``text`` and ``pred_text``, and perhaps ``speaker``.
-        folder: an existing folder.
+        rows: with `id`, `text` and `pred_text`, and perhaps `speaker`.
+        folder: existing folder to write into.
 
     Returns:
         Word and character error rates; a space between words counts as a character.
 
     Raises:
-        SigmelError: as `error_rate`.
+        SigmelError: see `error_rate`.
     """
     kaldialign = load_kaldialign()
     references = [row["text"].split() for row in rows]
@@ -135,7 +132,7 @@ def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, Erro
 
 
 def result_row(test_set: str, words: ErrorRate, characters: ErrorRate) -> dict[str, Any]:
-    """Return the row of ``results.json`` for one scored set, without what is known of its system."""
+    """The row of `results.json` for a scored test set, without tags."""
     row: dict[str, Any] = {
         "test_set": test_set,
         "wer": round(words.percent, 2),
@@ -160,10 +157,10 @@ def result_row(test_set: str, words: ErrorRate, characters: ErrorRate) -> dict[s
 
 
 def load_kaldialign() -> Any:
-    """The module kaldialign.
+    """Import the module kaldialign.
 
     Raises:
-        SigmelError: it is not installed.
+        SigmelError: kaldialign is not installed.
     """
     try:
         import kaldialign
@@ -178,10 +175,10 @@ def _trn_id(row: dict[str, Any]) -> str:
 
 
 def read_utterances(path: Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Read JSON lines that must have texts in ``fields``, and each ``id`` only once.
+    """Read JSON lines with texts in `fields`, and a unique `id` each.
 
     Raises:
-        SigmelError: naming the line: it is no JSON, lacks a field or repeats an id; or the file is empty.
+        SigmelError: a line is not JSON, lacks a field or repeats an id; or the file is empty.
     """
     rows = []
     seen: set[str] = set()
@@ -200,76 +197,3 @@ def read_utterances(path: Path, fields: Iterable[str] = ()) -> list[dict[str, An
     if not rows:
         raise SigmelError(f"{path}: holds no utterance")
     return rows
-
-
-def _with_references(rows: list[dict[str, Any]], manifest: Path, file: Path) -> list[dict[str, Any]]:
-    """Return the manifest's rows with the hypotheses of ``rows``; say which have none."""
-    references = read_utterances(manifest, ["text"])
-    hypotheses = {row["id"]: row["pred_text"] for row in rows}
-    texts, missing = pair_up({row["id"]: row["text"] for row in references}, hypotheses)
-    if missing:
-        print(f"{file}: {len(missing)} utterances have no hypothesis and count as deleted: {', '.join(missing[:5])}")
-    return [row | {"pred_text": text} for row, text in zip(references, texts, strict=True)]
-
-
-def _facts(path: Path | None) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel score``."""
-    parser.add_argument(
-        "decoded", nargs="+", type=Path, help="JSON lines with id, text and pred_text, or a folder of such files"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the details; must not exist yet")
-    parser.add_argument(
-        "--reference", type=Path, help="take the references of the one decoded file from this manifest, by id"
-    )
-    parser.add_argument("--results", type=Path, help="merge a row a set into this results.json")
-    parser.add_argument("--train-facts", type=Path, help="train.json of the model, for the row")
-    parser.add_argument(
-        "--tag", nargs="*", default=[], metavar="KEY=VALUE", help="what tells the system apart: host, size, seed, ..."
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel score``."""
-    for path in args.decoded:
-        if not path.exists():
-            raise SigmelError(f"{path}: no such file or folder; decode a test set first")
-    files = [
-        file
-        for path in args.decoded
-        for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
-        if not file.name.endswith(".skipped.jsonl")
-    ]
-    if not files:
-        raise SigmelError(f"{args.decoded[0]}: holds no decoded set (*.jsonl)")
-    if args.reference and len(files) != 1:
-        raise SigmelError(f"--reference goes with one decoded file, not {len(files)}")
-    if wrong := [tag for tag in args.tag if "=" not in tag]:
-        raise SigmelError(f"--tag: {wrong[0]!r} is not of the form KEY=VALUE")
-    tags: dict[str, Any] = dict(tag.split("=", 1) for tag in args.tag)
-    if "seed" in tags:
-        tags["seed"] = int(tags["seed"])
-    training = _facts(args.train_facts)
-    found = []
-    with atomic_dir(args.output) as folder:
-        for file in files:
-            rows = read_utterances(file, ["pred_text"] if args.reference else ["text", "pred_text"])
-            if args.reference:
-                rows = _with_references(rows, args.reference, file)
-            (folder / file.stem).mkdir()
-            words, characters = score(rows, folder / file.stem)
-            row = result_row(file.stem, words, characters) | tags
-            row |= {f"params_{kind}": training.get(f"params_{kind}") for kind in ("total", "active")}
-            row["training_seconds"] = training.get("seconds")
-            row["rtfx"] = _facts(file.with_suffix(".timing.json")).get("rtfx")
-            found.append(row | {"environment": environment()})
-            print(
-                f"{file.stem}: WER {row['wer']:.2f} % (95 %: {row['wer_low']:.2f} to {row['wer_high']:.2f}), "
-                f"CER {row['cer']:.2f} %, {words.total} words: {words.sub} sub, {words.delete} del, {words.insert} ins"
-            )
-        if args.results:
-            add_rows(args.results, found)
-    return 0

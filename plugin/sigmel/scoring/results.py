@@ -1,16 +1,17 @@
-"""``results.json`` and the tables printed from it.
+"""`results.json` and the tables that are printed from it.
 
-A results file is a list of rows, one a test set and system, written by ``sigmel score --results``. Its tables are made
-only by ``sigmel results``, which also puts them into a README, between two marker lines.
+A results file is a list of rows, one for each test set and system, which `sigmel score --results` writes. A row holds
+what was measured (`MEASURED`) and tags, which tell rows apart: the test set, and the options that made the system. The
+tables go into a README between two markers.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +23,19 @@ from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path, locked
 
 Row = dict[str, Any]
-KEY = ("test_set", "host", "size", "routing", "attention", "graph", "seed")
-SYSTEM = ("host", "size", "routing", "attention", "graph")
+MEASURED = {"wer", "wer_low", "wer_high", "sub", "del", "ins", "words", "utterances", "utterances_wrong"}
+MEASURED |= {"cer", "cer_low", "cer_high", "character_sub", "character_del", "character_ins", "characters"}
+MEASURED |= {"params_total", "params_active", "training_seconds", "rtfx", "environment"}
+USUAL_TAGS = ("host", "size", "routing", "attention", "graph")  # tables show their values without their names
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-LEAVE_ONE_OUT = "test_loso_"
+LEAVE_ONE_OUT = "test_loso_"  # followed by the speaker, whom the tag `test_speaker` repeats
 
 
 def read_results(path: Path) -> list[Row]:
     """Read a results file.
 
     Raises:
-        SigmelError: it is not a list of rows, or a row lacks what the tables need.
+        SigmelError: the file is missing or not a list of rows, or a row lacks what the tables need.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -49,34 +52,74 @@ def read_results(path: Path) -> list[Row]:
 
 
 def add_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Merge rows into a results file, atomically: a row replaces that of the same set and system (`KEY`)."""
+    """Merge rows into a results file, atomically: a row replaces the row with the same tags."""
     with locked(path.parent):  # several systems may be scored at once
         old = read_results(path) if path.exists() else []
-        merged = {_key(row): row for row in [*old, *rows]}
         with atomic_path(path) as temporary:
-            ordered = [merged[key] for key in sorted(merged)]
-            temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            merged = [group[-1] for group in _groups([*old, *rows])]
+            temporary.write_text(json.dumps(merged, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def publish(rows: Sequence[Row], recipe: Path) -> None:
+    """Merge rows into the `results.json` of a recipe and put its tables into the recipe's `README.md`.
+
+    Raises:
+        SigmelError: the README has no markers.
+    """
+    check_markers(recipe / "README.md")
+    add_rows(recipe / "results.json", rows)
+    put_between(recipe / "README.md", report(read_results(recipe / "results.json")))
+
+
+def tag_names(rows: Iterable[Row]) -> list[str]:
+    """The names of all tags that rows have, in the order of the tables."""
+    first = ["test_set", *USUAL_TAGS]
+    others = {name for row in rows for name in row} - MEASURED - {*first, "seed"}
+    return [*first, *sorted(others), "seed"]
+
+
+def _groups(rows: Iterable[Row], leave_out: Sequence[str] = ()) -> list[list[Row]]:
+    """Rows in the order of their tags, put together where all tags but those left out are equal."""
+    rows = list(rows)
+    names = tag_names(rows)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: _values(row, names)):
+        groups.setdefault(_values(row, [name for name in names if name not in leave_out]), []).append(row)
+    return list(groups.values())
+
+
+def _values(row: Row, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(row.get(name, "")) for name in names)
+
+
+def _system(row: Row) -> str:
+    """What tables call the system of a row."""
+    names = [name for name in tag_names([row]) if name in row and name not in ("test_set", "test_speaker", "seed")]
+    return " ".join(str(row[name]) if name in USUAL_TAGS else f"{name}={row[name]}" for name in names)
 
 
 def environment() -> dict[str, str]:
-    """Return where and with what a figure was made."""
+    """Where and with what a figure was made."""
     facts = {"date": datetime.date.today().isoformat(), "python": platform.python_version()}
-    for name, package in (
-        ("torch", "torch"),
-        ("nemo", "nemo_toolkit"),
-        ("espnet", "espnet"),
-        ("sigmel", "sigmel"),
-    ):
+    for name, package in {"torch": "torch", "nemo": "nemo_toolkit", "espnet": "espnet", "sigmel": "sigmel"}.items():
         try:
             facts[name] = version(package)
         except PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    if commit.returncode == 0:
-        facts["commit"] = commit.stdout.strip()
+    if commit := _commit():
+        facts["commit"] = commit
     return facts | {"cpu": f"{_cpu_model()}, {os.cpu_count()} cores", "system": platform.system()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that this file belongs to; "" for an installed package, or without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") if shutil.which("git") and git("ls-files", Path(__file__).name) else ""
 
 
 def _cpu_model() -> str:
@@ -89,20 +132,21 @@ def _cpu_model() -> str:
 
 
 def summary_table(rows: Sequence[Row]) -> str:
-    """Return a table with a line a test set and system: means over seeds.
+    """A table with a line for each test set and system: means over seeds.
 
-    Sets that leave one speaker out also get a line with the mean over speakers.
+    Test sets that leave one speaker out also get a line with the mean over speakers.
     """
     header = ["Test set", "System", "Seeds", "WER %", "95 %", "CER %", "Params (active)", "Training", "RTFx"]
     body = []
-    for (test_set, *_), group in _groups(rows, ("test_set", *SYSTEM)):
-        body.append(_summary_line(test_set, group, "–".join(f"{group[0][k]:.1f}" for k in ("wer_low", "wer_high"))))
+    for group in _groups(rows, leave_out=["seed"]):
+        spread = "–".join(f"{group[0][key]:.1f}" for key in ("wer_low", "wer_high"))
         if len(group) > 1:
-            body[-1][4] = f"± {statistics.stdev(row['wer'] for row in group):.2f} (sd)"
-    for _, group in _groups([row for row in rows if row["test_set"].startswith(LEAVE_ONE_OUT)], SYSTEM):
-        speakers = {row["test_set"] for row in group}
-        name = f"**leave-one-speaker-out, mean of {len(speakers)}**"
-        low, high = (f(row["wer"] for row in group) for f in (min, max))
+            spread = f"± {statistics.stdev(row['wer'] for row in group):.2f} (sd)"
+        body.append(_summary_line(group[0]["test_set"], group, spread))
+    left_out = [row for row in rows if row["test_set"].startswith(LEAVE_ONE_OUT)]
+    for group in _groups(left_out, leave_out=["test_set", "test_speaker", "seed"]):
+        name = f"**leave-one-speaker-out, mean of {len({row['test_set'] for row in group})}**"
+        low, high = (extreme(row["wer"] for row in group) for extreme in (min, max))
         body.append(_summary_line(name, group, f"{low:.1f}–{high:.1f} (range)"))
     return markdown_table(header, body)
 
@@ -126,12 +170,12 @@ def _summary_line(name: str, group: Sequence[Row], spread: str) -> list[str]:
 
 
 def error_table(rows: Sequence[Row], unit: str) -> str:
-    """Return Kaldi's table, in percent, of every set and system; ``unit`` is "word" or "character"."""
+    """Kaldi's table, in percent, of every test set and system; `unit` is "word" or "character"."""
     prefix = "" if unit == "word" else "character_"
     total, rate = ("words", "wer") if unit == "word" else ("characters", "cer")
     header = ["dataset", "Snt", "Wrd" if unit == "word" else "Chr", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
     body = []
-    for row in sorted(rows, key=_key):
+    for row in (row for group in _groups(rows) for row in group):
         sub, delete, insert = (100 * row[f"{prefix}{kind}"] / row[total] for kind in ("sub", "del", "ins"))
         percents = [100 - sub - delete, sub, delete, insert, row[rate]]
         percents.append(100 * row["utterances_wrong"] / row["utterances"])
@@ -142,7 +186,7 @@ def error_table(rows: Sequence[Row], unit: str) -> str:
 
 
 def environment_table(rows: Sequence[Row]) -> str:
-    """Return a list of what the figures were made with: every version that occurs."""
+    """A list of what the figures were made with: every version that occurs."""
     found: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.get("environment", {}).items():
@@ -151,7 +195,7 @@ def environment_table(rows: Sequence[Row]) -> str:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return everything a README shows of a results file, in Markdown."""
+    """Everything that a README shows of a results file, in Markdown."""
     return "\n\n".join(
         [
             summary_table(rows),
@@ -169,30 +213,24 @@ def put_between(path: Path, content: str) -> None:
     """Replace what stands between the marker lines of a README.
 
     Raises:
-        SigmelError: the markers are not there.
+        SigmelError: the markers are missing.
     """
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SigmelError(f"{path}: has no lines {BEGIN} and {END} to put the results between")
+    before, after = check_markers(path)
     with atomic_path(path) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", encoding="utf-8")
 
 
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple(str(row.get(name, "")) for name in KEY)
+def check_markers(path: Path) -> tuple[str, str]:
+    """What stands before and after the results in a README.
 
-
-def _groups(rows: Iterable[Row], names: Sequence[str]) -> list[tuple[tuple[str, ...], list[Row]]]:
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=_key):
-        groups.setdefault(tuple(str(row.get(name, "")) for name in names), []).append(row)
-    return list(groups.items())
-
-
-def _system(row: Row) -> str:
-    return " ".join(str(row[name]) for name in SYSTEM if name in row)
+    Raises:
+        SigmelError: the markers are missing.
+    """
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SigmelError(f"{path}: has no lines {BEGIN} and {END} to put the results between")
+    return before, after
 
 
 def _millions(count: float) -> str:
@@ -200,21 +238,6 @@ def _millions(count: float) -> str:
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, the first column to the left and the others to the right."""
+    """A table in Markdown: the first column aligned to the left, the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel results``."""
-    parser.add_argument("results", type=Path, help="a results.json")
-    parser.add_argument("--update-readme", type=Path, metavar="README", help="put the tables between its markers")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel results``."""
-    rows = read_results(args.results)
-    print(summary_table(rows))
-    if args.update_readme:
-        put_between(args.update_readme, report(rows))
-    return 0
