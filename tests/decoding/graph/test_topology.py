@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.graph import Graph, without_epsilons
 from sigmel.decoding.graph.topology import TOPOLOGIES, expand
 from sigmel.errors import SigmelError
 
@@ -95,3 +95,16 @@ def test_a_graph_that_would_be_too_large_is_refused_with_its_size():
 def test_bad_input(label, topology, message):
     with pytest.raises(SigmelError, match=message):
         expand(Graph.from_arcs([0], [0], [label], [0], [0.0], [0.0]), 2, topology)
+
+
+@given(graph=token_graphs(epsilons=4))
+@settings(max_examples=100, deadline=None)
+def test_without_epsilons_the_best_paths_are_equal(brute_force, graph):
+    plain = without_epsilons(graph)
+    assert np.all(plain.label > 0)
+    arcs = set(zip(plain.src, plain.dst, plain.label, plain.aux, strict=True))
+    assert len(arcs) == plain.num_arcs or plain is graph  # of equal arcs, the best
+    for length in range(4):
+        for labels in itertools.product((1, 2), repeat=length):
+            expected = brute_force.best_paths(graph, labels)
+            assert brute_force.best_paths(plain, labels) == pytest.approx(expected, abs=1e-5)

@@ -12,8 +12,8 @@ from sigmel.decoding import Lattice, Search, build
 from sigmel.decoding.graph.graph import Graph
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
+from sigmel.decoding.search.lattice import WordSequence
 from sigmel.decoding.search.mbr import confidences, expected_errors, oracle, sausage
-from sigmel.decoding.search.word_search import Found, tree
 
 BUILT = build(("<blk>", "a", "b"), 0, Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)}))
 sequences = st.lists(st.integers(1, 3), max_size=4).map(tuple)
@@ -36,10 +36,10 @@ def test_expected_errors_are_those_of_all_sequences(shares, reference):
     total = sum(shares.values())
     shares = {words: share / total for words, share in shares.items()}
     expected = sum(share * distance(words, reference) for words, share in shares.items())
-    acceptor = tree([Found(words, math.log(share), math.log(share)) for words, share in shares.items()])
+    sequences = [WordSequence(words, math.log(share), math.log(share)) for words, share in shares.items()]
     gapped = [0, *(one for word in reference for one in (word, 0))]
     for places in (list(reference), gapped):
-        risk, slots = expected_errors(acceptor, places)
+        risk, slots = expected_errors(sequences, places)
         assert risk == pytest.approx(expected, abs=1e-3)
         for slot in slots:
             assert sum(slot.values()) == pytest.approx(1.0, abs=1e-4)
@@ -81,8 +81,8 @@ def test_a_sausage_has_fewer_expected_errors_than_the_best_path(seed):
     names = lattice.source.lexicon.words
     best = [names.index(word.name) for word in lattice.best().words]
     said = [names.index(slot.word) for slot in sausage(lattice) if slot.word]
-    acceptor = tree(list(lattice.sequences()))
-    assert expected_errors(acceptor, said)[0] <= expected_errors(acceptor, best)[0] + 1e-3
+    spoken = list(lattice.sequences())
+    assert expected_errors(spoken, said)[0] <= expected_errors(spoken, best)[0] + 1e-3
     for slot in sausage(lattice):
         assert sum(slot.others.values()) == pytest.approx(1.0, abs=1e-3)
         assert slot.confidence == max(slot.others.values())

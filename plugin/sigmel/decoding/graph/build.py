@@ -1,6 +1,7 @@
-"""From tokens, spellings and a language model to one graph that reads the frames of a CTC model and writes words.
+"""Building a decoding graph, which reads the frames of a CTC model and writes words.
 
-LG joins the spellings (L) to the language model (G): composed, determinised, minimised. HLG adds the CTC topology.
+LG is the composition of the spellings (L) with the language model (G), made deterministic and minimal. HLG is LG with
+the CTC topology (H).
 
 Mohri, Pereira and Riley, "Weighted finite-state transducers in speech recognition" (Computer Speech & Language, 2002);
 Miao, Gowayyed and Metze, "EESEN: End-to-end speech recognition using deep RNN models and WFST-based decoding" (ASRU
@@ -16,21 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import ARRAYS, EPSILON, Graph, ranges, read_arrays, write_arrays
+from sigmel.decoding.graph.graph import ARRAYS, EPSILON, MAX_ARCS, Graph, ranges
 from sigmel.decoding.graph.language import AnyWords, Language
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.openfst import composed, determinized
 from sigmel.decoding.graph.phrases import Phrases
-from sigmel.decoding.graph.topology import MAX_ARCS, TOPOLOGIES, expand
+from sigmel.decoding.graph.topology import TOPOLOGIES, expand
 from sigmel.errors import SigmelError
+from sigmel.files.atomic import atomic_path
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingGraph:
-    """A graph that reads frames and writes words, with what is needed to understand both.
+    """A graph that reads frames and writes words, with the names of its tokens and words.
 
     Attributes:
-        graph: HLG; its label k + 1 is token k, what it writes is a number of ``lexicon.words``.
+        graph: HLG; label k + 1 is token k, and the words that arcs write are indices of `lexicon.words`.
         tokens: the names of the model's tokens, the blank among them.
         blank: the number of the blank.
         topology: one of `TOPOLOGIES`.
@@ -45,12 +47,16 @@ class DecodingGraph:
 
     @property
     def writes_tokens(self) -> bool:
-        """Whether each of its words is just a token of the model, so that text is made of them as of tokens."""
-        found = self.lexicon.spellings.items()
-        return all(len(one) == 1 and [word] == [self.tokens[token] for token in one[0]] for word, one in found)
+        """Whether every word of the graph is a token of the model, so that text is made as from tokens."""
+        spellings = self.lexicon.spellings.items()
+        return all(
+            len(found) == 1 and [word] == [self.tokens[token] for token in found[0]] for word, found in spellings
+        )
 
     def save(self, path: Path) -> None:
-        """Write all of it to one file (.npz)."""
+        """Write the graph to one file (.npz)."""
+        if Path(path).suffix != ".npz":
+            raise SigmelError(f"{path}: a graph is kept in a file whose name ends in .npz")
         facts = {
             "tokens": self.tokens,
             "blank": self.blank,
@@ -58,32 +64,36 @@ class DecodingGraph:
             "separator": self.lexicon.separator,
             "spellings": [(word, list(spellings)) for word, spellings in self.lexicon.spellings.items()],
         }
-        text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        write_arrays(path, {name: getattr(self.graph, name) for name in ARRAYS} | {"facts": text})
+        arrays = {name: getattr(self.graph, name) for name in ARRAYS}
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **arrays, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
     @classmethod
     def load(cls, path: Path) -> DecodingGraph:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            SigmelError: the file is none, or its parts do not fit each other.
+            SigmelError: the file is not a graph, or its parts do not fit each other.
         """
-        arrays = read_arrays(path, [*ARRAYS, "facts"])
         try:
-            facts = json.loads(arrays.pop("facts").tobytes())
-            spellings = {word: tuple(tuple(one) for one in found) for word, found in facts["spellings"]}
+            with np.load(path, allow_pickle=False) as archive:
+                graph = Graph(*(archive[name] for name in ARRAYS))
+                facts = json.loads(archive["facts"].tobytes())
+            spellings = {word: tuple(map(tuple, spellings)) for word, spellings in facts["spellings"]}
             lexicon = Lexicon(spellings, facts["separator"])
-            found = cls(Graph(**arrays), tuple(facts["tokens"]), facts["blank"], facts["topology"], lexicon)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SigmelError(f"{path}: no graph of sigmel's ({error})") from error
+            loaded = cls(graph, tuple(facts["tokens"]), facts["blank"], facts["topology"], lexicon)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a foreign file fails in many ways
+            raise SigmelError(f"{path}: no graph of sigmel's ({error}); make one with `sigmel graph build`") from error
         try:
-            found.validate()
+            loaded.validate()
         except SigmelError as error:
             raise SigmelError(f"{path}: {error}") from error
-        return found
+        return loaded
 
     def validate(self) -> None:
-        """Raise a SigmelError that says what does not fit."""
+        """Raise a SigmelError if the graph, tokens and words do not fit each other."""
         self.graph.validate()
         if not 0 <= self.blank < len(self.tokens):
             raise SigmelError(f"the blank, {self.blank}, is none of the {len(self.tokens)} tokens")
@@ -96,7 +106,7 @@ class DecodingGraph:
             raise SigmelError(f"an arc writes a word that is not among 1 to {len(self.lexicon.words) - 1}")
 
     def check_tokens(self, tokens: Sequence[str]) -> None:
-        """Raise a SigmelError if a model's tokens are not those that the graph was made for."""
+        """Raise a SigmelError unless a model has the tokens that the graph was made for."""
         if len(tokens) != len(self.tokens):
             raise SigmelError(f"the graph was made for {len(self.tokens)} tokens, the model has {len(tokens)}")
         for number, (ours, theirs) in enumerate(zip(self.tokens, tokens, strict=True)):
@@ -121,15 +131,15 @@ def build(
         tokens: the names of the model's tokens, the blank among them.
         blank: the number of the blank.
         lexicon: how words are spelled.
-        language: which words follow each other; None for any of the lexicon's.
-        phrases: those to listen for everywhere gain their boosts.
+        language: which words follow each other; None for any words of the lexicon.
+        phrases: phrases that gain their boosts wherever they are said.
         topology: one of `TOPOLOGIES`.
         max_arcs: how many arcs any step may make.
-        lm_scale: what the language model's scores are multiplied with; at least 0.
-        word_score: what every word adds to the score of a path.
+        lm_scale: factor of the language model's scores; at least 0.
+        word_score: score that every word adds to a path.
 
     Raises:
-        SigmelError: words that the lexicon lacks, a result that is too large or empty.
+        SigmelError: the lexicon lacks words, or the graph would be too large or empty.
     """
     lg, lexicon = build_lg(len(tokens), lexicon, language, phrases, max_arcs, lm_scale, word_score)
     found = DecodingGraph(expand(lg, blank, topology, max_arcs), tuple(tokens), blank, topology, lexicon)
@@ -149,7 +159,7 @@ def build_lg(
     """Build LG, which reads tokens and writes words; see `build`.
 
     Returns:
-        LG, which still backs off by epsilons, and the lexicon of the words that it writes.
+        LG, with epsilons where the language model backs off, and the lexicon of the words that LG writes.
     """
     language = language or AnyWords(list(lexicon.spellings))
     if missing := [word for word in language.words if word not in lexicon.spellings]:
@@ -157,12 +167,12 @@ def build_lg(
             f"{len(missing)} words of the language model are not in the lexicon: {', '.join(missing[:5])}"
         )
     lexicon = replace(lexicon, spellings={word: lexicon.spellings[word] for word in language.words})
-    numbers = {word: number for number, word in enumerate(lexicon.spellings, 1)}
+    numbers = lexicon.numbers
     backoff = len(numbers) + 1
     g = _weighed(language.to_graph(numbers, backoff), backoff, lm_scale, word_score)
     silent = range(backoff, max(backoff, int(g.label.max(initial=0))) + 1)
     if phrases and phrases.anywhere:
-        if unknown := [word for one in phrases.anywhere for word in one.words if word not in numbers]:
+        if unknown := [word for phrase in phrases.anywhere for word in phrase.words if word not in numbers]:
             raise SigmelError(f"the phrases have words that the language model lacks: {', '.join(unknown[:5])}")
         g = composed(g, phrases.bias(numbers, silent))
     spelled = np.array([0, *(sum(map(len, found)) for found in lexicon.spellings.values()), *(1 for _ in silent)])
@@ -172,7 +182,7 @@ def build_lg(
 
 
 def _weighed(g: Graph, backoff: int, lm_scale: float, word_score: float) -> Graph:
-    """G with its scores multiplied, and something added for each word."""
+    """G with its scores multiplied by `lm_scale`, and `word_score` added to every word."""
     if not 0 <= lm_scale < np.inf or not np.isfinite(word_score):
         raise SigmelError(f"lm_scale: {lm_scale} and word_score: {word_score} have to be finite, lm_scale at least 0")
     scaled = g.scaled(lm_scale)
@@ -180,12 +190,12 @@ def _weighed(g: Graph, backoff: int, lm_scale: float, word_score: float) -> Grap
 
 
 def _plain(lg: Graph, num_tokens: int, backoff: int) -> Graph:
-    """LG with tokens and words only: the labels that told spellings apart, and backing off, become epsilons."""
+    """LG with tokens and words only: labels that told spellings apart or mark backing off become epsilons."""
     label = np.where(lg.label > num_tokens, EPSILON, lg.label)
     aux = np.where(lg.aux >= backoff, EPSILON, lg.aux)
     src, dst, score = lg.src, lg.dst, lg.score
-    # Where a spelling is also the beginning of another, its word is written by an arc that reads nothing. The token
-    # before it writes nothing, since the word was not known yet, so it can write the word instead.
+    # Where a spelling is also the beginning of another, an arc that reads nothing writes its word. The arc before,
+    # which reads a token, could not know the word yet and writes nothing: now it writes the word instead.
     late = (label == EPSILON) & (aux != EPSILON)
     by_end = np.argsort(dst, kind="stable")
     first, last = (np.searchsorted(dst[by_end], src[late], side) for side in ("left", "right"))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sigmel.decoding.graph.graph import EPSILON, Graph
+from sigmel.decoding.graph.openfst import determinized
 from sigmel.errors import SigmelError
 
 _TOKEN = re.compile(
@@ -82,8 +83,6 @@ class Grammar:
             numbers: the number of each word.
             backoff: not used; a grammar does not back off.
         """
-        from sigmel.decoding.graph.openfst import determinized
-
         arcs = _Arcs(self.rules, numbers)
         end = arcs.add(self.rules[self.start], 0)
         final = [-math.inf] * arcs.states

@@ -5,22 +5,20 @@ Mohri, Pereira and Riley, "Weighted finite-state transducers in speech recogniti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sigmel.errors import SigmelError
-from sigmel.files.atomic import atomic_path
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 EPSILON = 0
-MAX_ARCS = 20_000_000  # of any graph, unless one asks for more; about 1 GB while it is made
+MAX_ARCS = 20_000_000  # the largest graph that is made by default; making it takes about 1 GB
 ARRAYS: dict[str, Any] = {
     "src": np.int32,
     "dst": np.int32,
@@ -35,15 +33,16 @@ ARRAYS: dict[str, Any] = {
 class Graph:
     """A weighted transducer with A arcs and S states; state 0 is the start.
 
-    Scores are natural logarithms, added along a path; the greater, the better. An acceptor has ``aux`` equal to
-    ``label``.
+    Scores are natural logarithms and are added along a path; greater is better. An acceptor has `aux` equal to
+    `label`.
 
     Attributes:
         src: (A,) state that an arc leaves, in ascending order.
-        dst: (A,) state that it enters.
-        label: (A,) what it reads; 0 is nothing (epsilon). Token k of a model is k + 1, wherever its blank is.
-        aux: (A,) what it writes, the number of a word; 0 is nothing.
-        score: (A,) its score.
+        dst: (A,) state that an arc enters.
+        label: (A,) label that an arc reads; 0 (epsilon) reads nothing. Token k of a model is label k + 1, the blank
+            included.
+        aux: (A,) number of the word that an arc writes; 0 writes nothing.
+        score: (A,) score of an arc.
         final: (S,) score of ending in a state; -inf where a path may not end.
     """
 
@@ -58,7 +57,7 @@ class Graph:
     def from_arcs(
         cls, src: ArrayLike, dst: ArrayLike, label: ArrayLike, aux: ArrayLike, score: ArrayLike, final: ArrayLike
     ) -> Graph:
-        """Make a graph of arcs in any order; those of a state are sorted by label.
+        """Make a graph of arcs in any order; the arcs of each state are sorted by label.
 
         Raises:
             SigmelError: see `validate`.
@@ -72,7 +71,7 @@ class Graph:
 
     @classmethod
     def linear(cls, label: ArrayLike, aux: ArrayLike) -> Graph:
-        """The graph of one path, without scores."""
+        """The graph of a single path, with all scores 0."""
         states = np.arange(len(np.asarray(label)))
         final = np.append(np.full(len(states), -np.inf), 0.0)
         return cls.from_arcs(states, states + 1, label, aux, 0.0 * states, final)
@@ -86,32 +85,32 @@ class Graph:
         score: ArrayLike,
         final: ArrayLike = (),
     ) -> Graph:
-        """The graph with further arcs, and with as many further states as there are scores of ending in them."""
+        """The graph with further arcs, and with a further state for each entry of `final`."""
         columns = zip(ARRAYS, (src, dst, label, aux, score, final), strict=True)
         return Graph.from_arcs(*(np.concatenate([getattr(self, name), np.asarray(more)]) for name, more in columns))
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """S, the number of states."""
         return len(self.final)
 
     @property
     def num_arcs(self) -> int:
-        """A."""
+        """A, the number of arcs."""
         return len(self.src)
 
     def arcs_of(self) -> Ints:
-        """(S + 1,): the arcs of state s are those from the s-th number to the next."""
+        """(S + 1,) where the arcs of each state begin; those of the last state end at the last entry."""
         return np.searchsorted(self.src, np.arange(self.num_states + 1)).astype(np.int32)
 
     def scaled(self, factor: float) -> Graph:
-        """The same paths, with all scores multiplied."""
+        """The graph with all scores multiplied by `factor`."""
         final = self.final.copy()
         final[np.isfinite(final)] *= np.float32(factor)
         return replace(self, score=np.float32(factor) * self.score, final=final)
 
     def validate(self) -> None:
-        """Raise a SigmelError that says what makes this no graph."""
+        """Raise a SigmelError for arrays that are not a graph; the message names the array."""
         for name, kind in ARRAYS.items():
             array = getattr(self, name)
             if array.ndim != 1 or array.dtype != kind:
@@ -137,38 +136,23 @@ class Graph:
             raise SigmelError("graph: it has no state to end in, so it reads nothing")
 
     def check_epsilons(self) -> None:
-        """Raise a SigmelError if an arc that reads nothing writes, or if such arcs make a cycle."""
+        """Raise a SigmelError if an epsilon arc writes a word, or if epsilon arcs form a cycle."""
         silent = self.label == EPSILON
         if writing := int(np.sum(silent & (self.aux != EPSILON))):
             raise SigmelError(f"graph: {writing} arcs write, but read nothing")
         src, dst = self.src[silent], self.dst[silent]
-        while len(src):  # whatever leaves a state to which no epsilon leads is in no cycle
+        while len(src):  # an arc from a state that no epsilon enters is not part of a cycle
             left = np.isin(src, dst)
             if left.all():
                 raise SigmelError(f"graph: epsilons lead from state {src[0]} back to it")
             src, dst = src[left], dst[left]
 
-    def save(self, path: Path) -> None:
-        """Write the arrays to ``path`` (.npz)."""
-        write_arrays(path, {name: getattr(self, name) for name in ARRAYS})
-
-    @classmethod
-    def load(cls, path: Path) -> Graph:
-        """Read what `save` wrote.
-
-        Raises:
-            SigmelError: the file is no graph.
-        """
-        graph = cls(**read_arrays(path, ARRAYS))
-        graph.validate()
-        return graph
-
     def to_dot(self, labels: Sequence[str], words: Sequence[str]) -> str:
         """The graph in the language of Graphviz.
 
         Args:
-            labels: the name of each label, of epsilon too.
-            words: the name of each number that it writes, of epsilon too.
+            labels: the name of each label, beginning with that of epsilon.
+            words: the name of each word, beginning with that of epsilon.
         """
         lines = ["digraph {", "  rankdir=LR; node [shape=circle]; 0 [penwidth=3];"]
         for state in np.flatnonzero(np.isfinite(self.final)):
@@ -181,32 +165,68 @@ class Graph:
 
 
 def ranges(start: NDArray, count: NDArray) -> NDArray:
-    """The numbers from each start on, so many of each, one after the other."""
+    """Joined ranges: `start[i]`, `start[i] + 1`, ... with `count[i]` numbers, for each i."""
     return np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)
 
 
-def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Write named arrays to one file, which is complete or absent."""
-    if Path(path).suffix != ".npz":
-        raise SigmelError(f"{path}: a graph is kept in a file whose name ends in .npz")
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
+    """An equal graph without epsilon arcs.
 
+    A state gets the arcs of all states that epsilons lead to from it. So where a language model backs off, every
+    history has an arc for every first token. Of arcs that differ in their scores only, the best is kept.
 
-def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray]:
-    """Read the named arrays of a file.
+    Args:
+        graph: the graph.
+        max_arcs: how many arcs the result may have.
 
     Raises:
-        SigmelError: it cannot be read, or lacks one.
+        SigmelError: the result may have more arcs than `max_arcs`, an epsilon arc writes, or epsilons form a cycle.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a foreign file fails in many ways
-        lacks = f": it has no array {error}" if isinstance(error, KeyError) else ""
-        raise SigmelError(f"{path}: no graph of sigmel's{lacks}; make one with `sigmel graph build`") from error
+    silent = graph.label == EPSILON
+    if not silent.any():
+        return graph
+    graph.check_epsilons()
+    states = np.arange(graph.num_states)
+    to, weight = graph.dst[silent], graph.score[silent]
+    first_silent, silents = _arcs_by_state(graph.src[silent], graph.num_states)
+    dst, label, aux, score = (getattr(graph, name)[~silent] for name in ("dst", "label", "aux", "score"))
+    first, count = _arcs_by_state(graph.src[~silent], graph.num_states)
+
+    # Chains of no epsilon, of one, of two, and so on: where each begins and ends, and its score.
+    chains = [(states, states, np.zeros(len(states), np.float32))]
+    arcs = 0
+    while len(chains[-1][0]):
+        begin, end, along = chains[-1]
+        if (arcs := arcs + int(count[end].sum())) > max_arcs:
+            raise SigmelError(
+                f"removing epsilons would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model, "
+                "or use the backend kaldi, which takes them"
+            )
+        longer = ranges(first_silent[end], silents[end])
+        begin, along = np.repeat(begin, silents[end]), np.repeat(along, silents[end]) + weight[longer]
+        chains.append((begin, to[longer], along))
+    begin, end, along = (np.concatenate(column) for column in zip(*chains, strict=True))
+    final = np.full(len(states), -np.inf, np.float32)
+    np.maximum.at(final, begin, along + graph.final[end])
+    arc = ranges(first[end], count[end])
+    src, score = np.repeat(begin, count[end]), np.repeat(along, count[end]) + score[arc]
+    dst, label, aux = dst[arc], label[arc], aux[arc]
+
+    used = np.zeros(len(states), bool)  # a state that only epsilons entered is out of reach now
+    used[0] = used[dst] = True
+    number = np.cumsum(used) - 1
+    order = np.lexsort((-score, aux, dst, label, src))
+    order = order[used[src[order]]]
+    columns = np.stack([number[src], number[dst], label, aux])[:, order]  # (4, A), sorted
+    best = np.append(True, np.any(np.diff(columns), axis=0))[: len(order)]
+    src, dst, label, aux = columns[:, best]
+    return Graph.from_arcs(src, dst, label, aux, score[order][best], final[used])
+
+
+def _arcs_by_state(src: NDArray, num_states: int) -> tuple[NDArray, NDArray]:
+    """(S,) the first arc of each state, and (S,) how many arcs each state has, if `src` is in ascending order."""
+    bounds = np.searchsorted(src, np.arange(num_states + 1))
+    return bounds[:-1], np.diff(bounds)
 
 
 def _quoted(name: str) -> str:

@@ -1,16 +1,17 @@
-"""Lexicons: how words are spelled in a model's tokens, and the transducer L from tokens to words."""
+"""Lexicons: the spellings of words in a model's tokens, and the transducer L from tokens to words."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sigmel.decoding.graph.graph import EPSILON, Graph
 from sigmel.errors import SigmelError
 
-Spelling = tuple[int, ...]  # the model's numbers of tokens
+Spelling = tuple[int, ...]  # numbers of the model's tokens
 
 
 @dataclass(frozen=True)
@@ -18,30 +19,35 @@ class Lexicon:
     """Words and their spellings.
 
     Attributes:
-        spellings: word -> its spellings; each has at least one token.
-        separator: the token that stands between words but belongs to none, such as ``<space>``; None where words
+        spellings: word -> its spellings; each spelling has at least one token.
+        separator: the token that stands between words but belongs to no word, such as `<space>`; None where words
             carry their own boundary, as with SentencePiece.
     """
 
     spellings: Mapping[str, Sequence[Spelling]]
     separator: int | None = None
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
-        """The name of each number that a graph writes; that of 0 is ``<eps>``."""
+        """The word of each number that a graph writes; number 0 is `<eps>`, no word."""
         return ("<eps>", *self.spellings)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each word, from 1 on."""
+        return {word: number for number, word in enumerate(self.spellings, 1)}
 
     def to_graph(self, words: Mapping[str, int], boundary: int, silent: Sequence[int]) -> Graph:
         """The transducer L, from tokens to words.
 
-        Arcs from the labels from ``boundary`` on, one for each of ``silent``, let pass what a language model reads
-        between words. A spelling that is that of another word, too, or its beginning, is followed by one of the labels
-        beyond them, so that determinisation can tell them apart.
+        Labels from `boundary` on, one for each number of `silent`, are read where a language model reads that number
+        between words. A spelling that another word shares or begins with is followed by one of the labels after
+        those, so that determinisation can tell the words apart.
 
         Args:
-            words: the number of each word to have; the others are left out.
-            boundary: the first label beyond the tokens.
-            silent: the numbers that are no words in the language model, such as that for backing off.
+            words: the number of each word to include; other words are left out.
+            boundary: the first label after the tokens.
+            silent: numbers that are not words in the language model, such as the number for backing off.
         """
         between = [boundary + at for at in range(len(silent))]
         src, dst = [0] * len(silent) + [1] * len(silent), [0] * len(silent) + [1] * len(silent)
@@ -71,15 +77,15 @@ class Lexicon:
 
 
 def read_lexicon(path: Path, tokens: Sequence[str], separator: str | None = None) -> Lexicon:
-    """Read a lexicon: a line has a word, then its tokens, parted by white space; a word may have several lines.
+    """Read a lexicon: a line has a word and then its tokens, separated by spaces; a word may have several lines.
 
     Args:
         path: the file.
         tokens: the names of the model's tokens.
-        separator: the token between words, if there is one.
+        separator: the token between words, if the model has such a token.
 
     Raises:
-        SigmelError: a line without tokens or with one that the model does not have; no line at all.
+        SigmelError: a line has no tokens or a token that the model lacks, or the file has no word.
     """
     numbers = {token: number for number, token in enumerate(tokens)}
     if separator is not None and separator not in numbers:
@@ -105,15 +111,15 @@ def read_lexicon(path: Path, tokens: Sequence[str], separator: str | None = None
 def spelled_lexicon(
     words: Iterable[str], spell: Callable[[str], Spelling | None], separator: int | None = None
 ) -> Lexicon:
-    """Spell words as a model's tokenizer does.
+    """A lexicon of words as a model's tokenizer spells them.
 
     Args:
         words: the words.
-        spell: the tokens of a word; None if the model's cannot spell it.
+        spell: gives the tokens of a word; None if the model's tokens cannot spell the word.
         separator: see `Lexicon`.
 
     Raises:
-        SigmelError: words that cannot be spelled, the first of which are named; no word at all.
+        SigmelError: a word cannot be spelled, or there is no word.
     """
     spelled = {word: spell(word) for word in dict.fromkeys(words)}
     if bad := [word for word, spelling in spelled.items() if not spelling]:

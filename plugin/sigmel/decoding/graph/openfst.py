@@ -1,37 +1,42 @@
-"""Graphs for OpenFst and back, by way of its binary files: array to array, with no loop over arcs.
+"""OpenFst's operations on graphs, by kaldifst, and Kaldi's lattices as graphs.
 
-OpenFst's "const" format is a header, then one record a state, then one record an arc. Its weights are costs: the
-negatives of our scores.
+kaldifst takes and gives whole transducers as files only. OpenFst's binary formats are a header and arrays, so they are
+made and read without a loop over arcs. OpenFst's weights are costs, the negatives of our scores.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import EPSILON, MAX_ARCS, Graph, ranges
+from sigmel.decoding.graph.graph import Graph
 from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:
     import kaldifst
 
-MOST_STATES = 2_000_000  # that a small graph may have when it is made deterministic
+MOST_STATES = 2_000_000  # of a small graph that is made deterministic; a larger one may grow fourfold
 
 _MAGIC = 2125659606
 _VERSION = 2
-_EXPANDED = 1  # the one property that is true of every file
+_EXPANDED = 1  # the only property that holds for every file
+_HEADER = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
 _STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("arcs", "<u4"), ("epsilons_in", "<u4"), ("epsilons_out", "<u4")])
 _ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("cost", "<f4"), ("dst", "<i4")])
+_LATTICE_STATE = struct.Struct("<ffq")  # cost of ending by the graph and by the model, number of arcs
 _LATTICE_ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("graph", "<f4"), ("model", "<f4"), ("dst", "<i4")])
 
 
 def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
-    """The graph as an immutable transducer, which decoders take; ``kaldifst.StdVectorFst(...)`` makes it mutable."""
+    """The graph as an immutable transducer, which decoders take; `kaldifst.StdVectorFst(...)` makes it mutable."""
     import kaldifst
 
     starts = graph.arcs_of()
@@ -42,9 +47,8 @@ def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
     arcs = np.empty(graph.num_arcs, _ARC)
     arcs["label"], arcs["aux"], arcs["cost"], arcs["dst"] = graph.label, graph.aux, -graph.score, graph.dst
     header = struct.pack("<i", _MAGIC) + _string("const") + _string("standard")
-    header += struct.pack("<iiQqqq", _VERSION, 0, _EXPANDED, 0, graph.num_states, graph.num_arcs)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.fst"
+    header += _HEADER.pack(_VERSION, 0, _EXPANDED, 0, graph.num_states, graph.num_arcs)
+    with _file() as path:
         path.write_bytes(b"".join((header, states.tobytes(), arcs.tobytes())))
         return kaldifst.StdConstFst.read(str(path))
 
@@ -58,51 +62,55 @@ def from_openfst(fst: kaldifst.StdFst) -> Graph:
     arcs = np.frombuffer(data, _ARC, num_arcs, at + states.nbytes)
     if start < 0:  # nothing is left
         return Graph.from_arcs([], [], [], [], [], [-np.inf])
-    number = _start_first(start, num_states)
-    src, dst = np.repeat(number, states["arcs"]), number[arcs["dst"]]
-    return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], -arcs["cost"], -states["final"][number])
+    return _graph(start, states["arcs"], arcs, -arcs["cost"], -states["final"])
 
 
 def from_lattice(lattice: kaldifst.Lattice) -> Graph:
-    """The paths of a lattice of Kaldi's, with the scores of the graph alone; its start becomes state 0.
-
-    Its format is "vector": the arcs of each state follow it.
-    """
-    data, at, start, num_states, _ = _contents(lattice)
+    """The paths of a lattice of Kaldi's, with the scores of the graph alone; its start becomes state 0."""
+    data, at, start, num_states, _ = _contents(lattice)  # in OpenFst's format "vector": a state, its arcs, a state ...
     final = np.empty(num_states, np.float32)
     count = np.empty(num_states, np.int64)
     pieces = []
     for state in range(num_states):
-        graph, model, count[state] = struct.unpack_from("<ffq", data, at)
+        graph, model, count[state] = _LATTICE_STATE.unpack_from(data, at)
         final[state] = -graph if math.isfinite(graph) and math.isfinite(model) else -np.inf
-        at += struct.calcsize("<ffq")
+        at += _LATTICE_STATE.size
         pieces.append(data[at : at + _LATTICE_ARC.itemsize * int(count[state])])
         at += len(pieces[-1])
     arcs = np.frombuffer(b"".join(pieces), _LATTICE_ARC)
-    number = _start_first(start, num_states)
-    src, dst = np.repeat(number, count), number[arcs["dst"]]
-    return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], -arcs["graph"], final[number])
+    return _graph(start, count, arcs, -arcs["graph"], final)
+
+
+@contextmanager
+def _file() -> Iterator[Path]:
+    """The path of a file that kaldifst and we read and write: in memory on Linux, elsewhere in a temporary folder."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("graph"), "rb") as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "graph.fst"
 
 
 def _contents(fst: kaldifst.StdConstFst | kaldifst.Lattice) -> tuple[bytes, int, int, int, int]:
-    """The file of a transducer, where its header ends, its start, and how many states and arcs it has."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.fst"
+    """A transducer's file, the position after its header, the start, and the numbers of states and of arcs."""
+    with _file() as path:
         fst.write(str(path))
         data = path.read_bytes()
     at = 4
     for _ in range(2):  # the names of the format and of the arcs
         (length,) = struct.unpack_from("<i", data, at)
         at += 4 + length
-    _, _, _, start, num_states, num_arcs = struct.unpack_from("<iiQqqq", data, at)
-    return data, at + struct.calcsize("<iiQqqq"), start, num_states, num_arcs
+    _, _, _, start, num_states, num_arcs = _HEADER.unpack_from(data, at)
+    return data, at + _HEADER.size, start, num_states, num_arcs
 
 
-def _start_first(start: int, num_states: int) -> np.ndarray:
-    """The number of each state, where the start and state 0 have exchanged theirs."""
-    number = np.arange(num_states)
+def _graph(start: int, count: np.ndarray, arcs: np.ndarray, score: np.ndarray, final: np.ndarray) -> Graph:
+    """The graph of states with `count` arcs each, in which `start` and state 0 have exchanged their numbers."""
+    number = np.arange(len(count))
     number[[0, start]] = start, 0
-    return number
+    src, dst = np.repeat(number, count), number[arcs["dst"]]
+    return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], score, final[number])
 
 
 def _string(text: str) -> bytes:
@@ -110,7 +118,7 @@ def _string(text: str) -> bytes:
 
 
 def reader(graph: Graph) -> kaldifst.StdVectorFst:
-    """A graph that is to read what many others write, see `composed`."""
+    """A graph prepared for `composed`, for graphs that read the output of many others."""
     import kaldifst
 
     fst = kaldifst.StdVectorFst(to_openfst(graph))
@@ -119,7 +127,9 @@ def reader(graph: Graph) -> kaldifst.StdVectorFst:
 
 
 def composed(first: Graph, second: Graph | kaldifst.StdVectorFst) -> Graph:
-    """What ``first`` writes, read by ``second``; only arcs on a path from the start to an end are kept.
+    """The composition of two graphs: `second` reads what `first` writes.
+
+    Only arcs on a path from the start to an end are kept.
 
     Raises:
         SigmelError: no path is left.
@@ -132,12 +142,12 @@ def composed(first: Graph, second: Graph | kaldifst.StdVectorFst) -> Graph:
 
 
 def determinized(graph: Graph) -> Graph:
-    """An equal graph without epsilons in which no two arcs of a state read the same, as small as that allows.
+    """An equal graph without epsilons in which no two arcs of a state read the same label, as small as possible.
 
     Scores are rounded to 1/1024.
 
     Raises:
-        SigmelError: it grows and grows, as it does where what is read can be weighed in infinitely many ways.
+        SigmelError: the graph would grow without limit, as where a label sequence has infinitely many scores.
     """
     import kaldifst
 
@@ -150,71 +160,3 @@ def determinized(graph: Graph) -> Graph:
         )
     kaldifst.minimize_encoded(fst)
     return from_openfst(fst)
-
-
-def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
-    """An equal graph without the arcs that neither read nor write, nor those that lead nowhere.
-
-    Every state then has the arcs of all states that its epsilons lead to: where a language model backs off, every
-    history has an arc for every first token. Of several ways to the same arc the best stays.
-
-    Args:
-        graph: the graph.
-        max_arcs: how many arcs the result may have.
-
-    Raises:
-        SigmelError: it may have more.
-    """
-    import kaldifst
-
-    if not np.any(graph.label == EPSILON):
-        return graph
-    if (arcs := _arcs_without_epsilons(graph)) > max_arcs:
-        raise SigmelError(
-            f"removing epsilons would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model, or "
-            "use the backend kaldi, which takes them"
-        )
-    fst = kaldifst.StdVectorFst(to_openfst(graph))
-    kaldifst.rmepsilon(fst)
-    return from_openfst(fst)
-
-
-def _arcs_without_epsilons(graph: Graph) -> int:
-    """How many arcs the removal of epsilons makes at most."""
-    silent = graph.label == EPSILON
-    onward = np.bincount(graph.src[~silent], minlength=graph.num_states)
-    total = int(onward.sum())
-    src, dst = graph.src[silent], graph.dst[silent]
-    starts = np.searchsorted(src, np.arange(graph.num_states + 1))
-    ends, seen = dst, 0
-    while len(ends) and seen < graph.num_states:  # one epsilon further at a time; a cycle ends with the second
-        total += int(onward[ends].sum())
-        count = np.diff(starts)[ends]
-        ends = dst[ranges(starts[ends], count)]
-        seen += 1
-        if total > 100 * MAX_ARCS:
-            break
-    return total
-
-
-def shortest_paths(graph: Graph, n: int) -> list[tuple[list[int], list[int], float]]:
-    """The n best paths, best first: what each reads, what it writes, both without epsilons, and its score.
-
-    Raises:
-        SigmelError: there is no path.
-    """
-    import kaldifst
-
-    found = from_openfst(kaldifst.shortest_path(to_openfst(graph), n=n))
-    starts = found.arcs_of()
-    paths = []
-    for arc in range(starts[1]) if np.isneginf(found.final[0]) else [None]:
-        labels, words, score, state = [], [], 0.0, 0
-        while arc is not None:  # from the second state on, a path has no fork
-            labels.append(int(found.label[arc]))
-            words.append(int(found.aux[arc]))
-            score += float(found.score[arc])
-            state = found.dst[arc]
-            arc = starts[state] if starts[state] < starts[state + 1] else None
-        paths.append(([x for x in labels if x], [x for x in words if x], score + float(found.final[state])))
-    return sorted(paths, key=lambda path: -path[2])

@@ -17,6 +17,7 @@ import numpy as np
 
 from sigmel.decoding.graph.grammar import Node
 from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.openfst import determinized
 from sigmel.errors import SigmelError
 
 BOOST = 2.0  # of a word
@@ -63,8 +64,6 @@ class Phrases:
             numbers: the number of each word.
             silent: numbers that may stand between any two words, and change nothing.
         """
-        from sigmel.decoding.graph.openfst import determinized
-
         every = list(numbers.values())
         src, dst, label, score = [0] * len(every), [0] * len(every), list(every), [0.0] * len(every)
         states = 1

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.graph import Graph
-from sigmel.decoding.graph.openfst import without_epsilons
+from sigmel.decoding.graph.graph import Graph, without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis, empty
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.search import Search, check_utterance

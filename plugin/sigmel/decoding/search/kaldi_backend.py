@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.graph import Graph
-from sigmel.decoding.graph.openfst import from_lattice, to_openfst, without_epsilons
+from sigmel.decoding.graph.graph import Graph, without_epsilons
+from sigmel.decoding.graph.openfst import from_lattice, to_openfst
 from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.search import NO_FRAME, Search, check_frames, check_utterance

@@ -1,25 +1,47 @@
-"""Lattices: the paths of an utterance that are nearly as good as its best one, the same from every backend.
+"""Lattices: the paths of an utterance that are nearly as good as its best path, equal from every backend.
 
-Their arcs read one token or blank each, so a state belongs to one frame, and forward and backward sums go frame by
-frame. A canonical lattice has all arcs, and only those, that lie on a path within a beam of the best one.
+Every arc reads one token or blank, so a state belongs to one frame, and forward and backward sums go frame by frame.
+A canonical lattice has exactly the arcs that lie on a path within a beam of the best path.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.graph import Graph, ranges
-from sigmel.decoding.graph.openfst import composed, shortest_paths
+from sigmel.decoding.graph.graph import EPSILON, Graph, ranges
+from sigmel.decoding.graph.openfst import composed
 from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, segments
-from sigmel.decoding.search.word_search import Found, best_sequences
 
 Doubles = NDArray[np.float64]
+# Several ways from the start to a state: the best score, the log-sum over all, and the trail of the best way, which is
+# its last arc and the trail before that, None at the start.
+_Ways = tuple[float, float, Any]
+
+
+class WordSequence(NamedTuple):
+    """Words that a lattice may write.
+
+    Attributes:
+        words: numbers of the words.
+        best: score of the best path that writes them.
+        total: logarithm of the sum over all paths that write them.
+        arcs: arcs of the best path.
+    """
+
+    words: tuple[int, ...]
+    best: float
+    total: float
+    arcs: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +49,11 @@ class Lattice:
     """Paths through a graph, with their scores.
 
     Attributes:
-        source: the graph that was decoded with.
+        source: the graph that was searched.
         log_probs: (T, V) log-probabilities of the model's tokens.
-        paths: states in the order of their frames, 0 the start; an arc's score is that of model and graph together.
+        paths: states in the order of their frames, 0 the start; an arc's score is the sum of model and graph.
         frame: (S,) the frame that the arcs of a state read.
-        complete: whether its paths end where the graph may end.
+        complete: whether the paths end where the graph may end.
     """
 
     source: DecodingGraph
@@ -49,14 +71,14 @@ class Lattice:
         beam: float,
         complete: bool = True,
     ) -> Lattice:
-        """Put paths in order and keep those within a beam of the best one.
+        """The lattice of paths that a search has found, sorted by frames and pruned.
 
         Args:
-            source: the graph that was decoded with.
+            source: the graph that was searched.
             log_probs: (T, V) log-probabilities of the model's tokens.
-            found: the paths, states in any order but for the start, with the scores of the graph alone.
+            found: the paths, with the scores of the graph alone; state 0 is the start, others are in any order.
             beam: how much worse than the best a path may be.
-            complete: see above.
+            complete: whether the paths end where the graph may end.
         """
         frame = _frames(found)
         reached = frame >= 0
@@ -79,18 +101,23 @@ class Lattice:
         """The paths with the scores of the graph alone, for losses."""
         return replace(self.paths, score=self.graph_score)
 
+    def arcs_by_frame(self) -> list[slice]:
+        """The arcs that read each frame."""
+        bounds = np.searchsorted(self.frame[self.paths.src], np.arange(len(self.log_probs) + 1))
+        return [slice(begin, end) for begin, end in pairwise(bounds)]
+
     def forward(self, add: np.ufunc = np.logaddexp) -> Doubles:
-        """(S,) the sum over all paths from the start to each state; with ``np.maximum``, the best of them."""
+        """(S,) the log-sum over all paths from the start to each state; with `np.maximum`, the best of these paths."""
         total = np.full(self.paths.num_states, -np.inf)
         total[0] = 0.0
-        for arcs in self._arcs_by_frame():
+        for arcs in self.arcs_by_frame():
             add.at(total, self.paths.dst[arcs], total[self.paths.src[arcs]] + self.paths.score[arcs])
         return total
 
     def backward(self, add: np.ufunc = np.logaddexp) -> Doubles:
-        """(S,) the sum over all paths from each state to an end; with ``np.maximum``, the best of them."""
+        """(S,) the log-sum over all paths from each state to an end; with `np.maximum`, the best of these paths."""
         total = self.paths.final.astype(np.float64)
-        for arcs in reversed(self._arcs_by_frame()):
+        for arcs in reversed(self.arcs_by_frame()):
             add.at(total, self.paths.src[arcs], total[self.paths.dst[arcs]] + self.paths.score[arcs])
         return total
 
@@ -100,11 +127,11 @@ class Lattice:
         return np.exp(forward[self.paths.src] + self.paths.score + backward[self.paths.dst] - backward[0])
 
     def scaled(self, scale: float) -> Lattice:
-        """The same paths with all scores multiplied: below 1, a model that is too sure of itself becomes less so."""
+        """The lattice with all scores multiplied; a factor below 1 makes an overconfident model less confident."""
         return replace(self, paths=self.paths.scaled(scale), log_probs=self.log_probs * np.float32(scale))
 
     def pruned(self, beam: float) -> Lattice:
-        """Only the paths that are worse than the best one by at most ``beam``, exactly."""
+        """The lattice with exactly the paths that are worse than the best path by at most `beam`."""
         forward, backward = self.forward(np.maximum), self.backward(np.maximum)
         through = forward[self.paths.src] + self.paths.score + backward[self.paths.dst]
         keep = through >= backward[0] - beam
@@ -117,41 +144,107 @@ class Lattice:
         paths = Graph(number[self.paths.src[keep]], number[self.paths.dst[keep]], **columns, final=ends[used])
         return replace(self, paths=paths, frame=self.frame[used])
 
-    def sequences(self) -> Iterator[Found]:
-        """Different sequences of words, by their numbers, best first."""
-        return best_sequences(self.paths, self.backward(np.maximum))
+    def best(self, words: Sequence[int] | None = None) -> Hypothesis:
+        """The best path, or the best path that writes `words`, given by their numbers.
+
+        Raises:
+            SigmelError: no path writes `words`.
+        """
+        if words is not None:
+            found = composed(self.graph, Graph.linear(words, words))
+            return Lattice.canonical(self.source, self.log_probs, found, 0.0, self.complete).best()
+        paths, ahead = self.paths, self.backward(np.maximum)
+        onward = np.flatnonzero(ahead[paths.src] == ahead[paths.dst] + paths.score)
+        arc_of = dict(zip(paths.src[onward].tolist(), onward.tolist(), strict=True))  # on the best way to an end
+        arcs, state = [], 0
+        while state in arc_of:
+            arcs.append(arc_of[state])
+            state = int(paths.dst[arcs[-1]])
+        return self._hypothesis(arcs)
 
     def nbest(self, n: int) -> list[Hypothesis]:
         """The best n different sequences of words, best first, each with its best path.
 
-        Equal scores are put in the order of their words, so the result depends on nothing else than the lattice.
+        Sequences with equal scores are sorted by their words.
         """
-        found = [self.best(words) for words, _, _ in islice(self.sequences(), n)]
-        return sorted(found, key=lambda one: (-one.score, one.text))
+        found = [self._hypothesis(sequence.arcs) for sequence in islice(self.sequences(), n)]
+        return sorted(found, key=lambda hypothesis: (-hypothesis.score, hypothesis.text))
 
-    def best(self, words: Sequence[int] | None = None) -> Hypothesis:
-        """The best path, or the best one that writes ``words``, given by their numbers.
+    def sequences(self) -> Iterator[WordSequence]:
+        """Different sequences of words, best first.
 
-        Raises:
-            SigmelError: no path writes them.
+        Determinising a lattice would give them, too, but can take forever where much is possible. This is a
+        best-first search over beginnings of sentences: backward sums tell the score of the best end of each beginning,
+        so only beginnings of the best sequences are followed.
         """
-        paths = self.paths
-        if words is not None:
-            paths = composed(paths, Graph.linear(words, words))
-        ((labels, written, score),) = shortest_paths(paths, 1)
-        alignment = np.asarray(labels, np.int32) - 1
-        spoken, tokens = segments(self.source, alignment.tolist(), written)
-        model = float(self.log_probs[np.arange(len(alignment)), alignment].sum(dtype=np.float64))
+        paths, ahead = self.paths, self.backward(np.maximum).tolist()
+        starts, final = paths.arcs_of().tolist(), paths.final.tolist()
+        arcs = list(zip(itertools.count(), paths.dst.tolist(), paths.aux.tolist(), paths.score.tolist(), strict=False))
+        order = itertools.count()  # among equals, the first to come
+        # A beginning is its words and the states after its last word, with the ways from the start to each.
+        queue: list[tuple[float, int, Any]] = [(-ahead[0], next(order), ((), {0: (0.0, 0.0, None)}))]
+        while queue:
+            _, _, found = heapq.heappop(queue)
+            if isinstance(found, WordSequence):
+                yield found
+                continue
+            words, reached = found
+            ended: _Ways | None = None
+            onward: dict[int, dict[int, _Ways]] = {}  # next word -> states after this word
+            waiting = list(reached)
+            heapq.heapify(waiting)
+            while waiting:  # states in their order, so that all ways to a state are known when it is left
+                state = heapq.heappop(waiting)
+                best, total, trail = reached[state]
+                if (last := final[state]) > -math.inf:
+                    ways = (best + last, total + last, trail)
+                    ended = _joined(ended, ways) if ended else ways
+                for arc, dst, word, score in arcs[starts[state] : starts[state + 1]]:
+                    if word == EPSILON:
+                        there = reached
+                        if dst not in there:
+                            heapq.heappush(waiting, dst)
+                    else:
+                        there = onward.setdefault(word, {})
+                    ways = (best + score, total + score, (arc, trail))
+                    there[dst] = _joined(there[dst], ways) if dst in there else ways
+            if ended:
+                best, total, trail = ended
+                heapq.heappush(queue, (-best, next(order), WordSequence(words, best, total, _arcs(trail))))
+            for word, there in onward.items():
+                bound = max(ways[0] + ahead[state] for state, ways in there.items())
+                if bound > -math.inf:
+                    heapq.heappush(queue, (-bound, next(order), ((*words, word), there)))
+
+    def _hypothesis(self, arcs: Sequence[int]) -> Hypothesis:
+        """The hypothesis of a path, given by its arcs."""
+        label, aux, dst = (getattr(self.paths, name)[list(arcs)] for name in ("label", "aux", "dst"))
+        alignment = label - 1
+        spoken, tokens = segments(self.source, alignment.tolist(), aux[aux != EPSILON].tolist())
+        score = self.paths.score[list(arcs)].sum(dtype=np.float64) + self.paths.final[[0, *dst][-1]]
+        model = self.log_probs[np.arange(len(alignment)), alignment].sum(dtype=np.float64)
         reason = "" if self.complete else NO_END
-        return Hypothesis(spoken, tokens, alignment, score, score - model, self.complete, reason)
+        return Hypothesis(spoken, tokens, alignment, float(score), float(score - model), self.complete, reason)
 
-    def _arcs_by_frame(self) -> list[slice]:
-        bounds = np.searchsorted(self.frame[self.paths.src], np.arange(len(self.log_probs) + 1))
-        return [slice(begin, end) for begin, end in pairwise(bounds)]
+
+def _joined(ways: _Ways, others: _Ways) -> _Ways:
+    """All ways to a state, of two groups of ways."""
+    better = ways if ways[0] >= others[0] else others
+    top, low = max(ways[1], others[1]), min(ways[1], others[1])
+    return better[0], top + math.log1p(math.exp(low - top)), better[2]
+
+
+def _arcs(trail: Any) -> list[int]:
+    """The arcs of a trail, the first of the path first."""
+    arcs = []
+    while trail is not None:
+        arc, trail = trail
+        arcs.append(arc)
+    return arcs[::-1]
 
 
 def _frames(graph: Graph) -> NDArray:
-    """The frame of each state, -1 where the start does not lead."""
+    """(S,) the frame of each state, -1 for states out of reach of the start."""
     starts = graph.arcs_of()
     frame = np.full(graph.num_states, -1)
     reached, at = np.zeros(1, np.int64), 0

@@ -1,34 +1,34 @@
-"""Minimum Bayes risk: the words with the fewest expected errors, and how sure each of them is.
+"""Minimum Bayes risk: the words with the fewest expected errors, and the confidence in each of them.
 
 Xu, Povey, Mangu and Zhu, "Minimum Bayes risk decoding and system combination based on a recursion for edit distance"
-(Computer Speech & Language, 2011), sections 4 to 6.
+(Computer Speech & Language, 2011), sections 4 to 6, over the best sequences of words of a lattice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sigmel.decoding.graph.graph import EPSILON, Graph
+from sigmel.decoding.graph.graph import EPSILON
 from sigmel.decoding.search.hypothesis import Hypothesis
-from sigmel.decoding.search.lattice import Lattice
-from sigmel.decoding.search.word_search import tree
+from sigmel.decoding.search.lattice import Lattice, WordSequence
 
-_SKIP = 1e-5  # a word against nothing costs this much more, so that among equal alignments the one of words counts
+# Costs of an alignment. A word against nothing costs a little more than one against another word, so that among
+# alignments with equally many errors the one with more pairs of words counts.
+_ERROR, _SKIP = 100_000, 1
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of a sausage.
+    """A place in a sausage.
 
     Attributes:
-        word: the most probable word there; "" where it is none.
-        confidence: its probability.
-        others: every word with its probability, the most probable first; "" is no word.
+        word: the most probable word; "" for no word.
+        confidence: probability of `word`.
+        others: every word with its probability, the most probable first; "" for no word.
     """
 
     word: str
@@ -37,27 +37,29 @@ class Slot:
 
 
 def sausage(lattice: Lattice, scale: float = 1.0, n: int = 200) -> list[Slot]:
-    """The words of minimum Bayes risk, slot by slot, the slots of no word among them.
+    """The words of minimum Bayes risk, slot by slot, including slots in which no word is most probable.
 
     Args:
         lattice: the paths of an utterance.
-        n: of how many sequences of words, the best, the risk is computed.
-        scale: what scores are multiplied with; below 1 for models that are too sure of themselves.
+        scale: factor of the scores; below 1 for overconfident models.
+        n: how many of the best word sequences the risk is taken over.
     """
-    names = lattice.source.lexicon.words
-    words = tree(list(islice(lattice.scaled(scale).sequences(), n)))
-    best = [names.index(word.name) for word in lattice.best().words]
+    lexicon = lattice.source.lexicon
+    sequences = list(islice(lattice.scaled(scale).sequences(), n))
+    best = [lexicon.numbers[word.name] for word in lattice.best().words]
     risk = np.inf
     while True:  # every round lowers the risk, and there are finitely many sequences
-        found, slots = expected_errors(words, _with_gaps(best))
-        if found >= risk - 1e-6:
+        with_gaps = [EPSILON, *(number for word in best for number in (word, EPSILON))]
+        lower, slots = expected_errors(sequences, with_gaps)
+        if lower >= risk - 1e-6:
             break
-        risk, kept = found, slots
+        risk, kept = lower, slots
         best = [word for word in (max(slot, key=lambda w: (slot[w], -w)) for slot in slots) if word != EPSILON]
-    said = [sorted(slot.items(), key=lambda item: (-item[1], item[0])) for slot in kept]
+    names = ("", *lexicon.words[1:])
+    ranked = [sorted(slot.items(), key=lambda item: (-item[1], item[0])) for slot in kept]
     return [
-        Slot(_name(names, slot[0][0]), slot[0][1], {_name(names, word): share for word, share in slot})
-        for slot in said
+        Slot(names[slot[0][0]], slot[0][1], {names[word]: share for word, share in slot})
+        for slot in ranked
         if slot[0][0] != EPSILON or len(slot) > 1
     ]
 
@@ -67,100 +69,61 @@ def confidences(lattice: Lattice, hypothesis: Hypothesis, scale: float = 1.0, n:
 
     Args:
         lattice: the paths of the utterance.
-        hypothesis: words of its.
+        hypothesis: a path of the lattice.
         scale, n: see `sausage`.
     """
-    names = lattice.source.lexicon.words
-    said = [names.index(word.name) for word in hypothesis.words]
-    _, slots = expected_errors(tree(list(islice(lattice.scaled(scale).sequences(), n))), said)
-    return [min(1.0, float(slot.get(word, 0.0))) for word, slot in zip(said, slots, strict=True)]  # sums are rounded
+    said = [lattice.source.lexicon.numbers[word.name] for word in hypothesis.words]
+    _, slots = expected_errors(list(islice(lattice.scaled(scale).sequences(), n)), said)
+    return [min(1.0, slot.get(word, 0.0)) for word, slot in zip(said, slots, strict=True)]  # sums are rounded
 
 
-def expected_errors(words: Graph, reference: Sequence[int]) -> tuple[float, list[dict[int, float]]]:
-    """The expected number of word errors of a sequence, and what is said at each of its places.
+def expected_errors(
+    sequences: Sequence[WordSequence], reference: Sequence[int]
+) -> tuple[float, list[dict[int, float]]]:
+    """The expected number of word errors of a reference, and the words that are said at each of its places.
 
     Args:
-        words: an acceptor without epsilons or cycles; the scores of its paths are logarithms of their shares.
-        reference: words and epsilons.
+        sequences: what may have been said; the shares of the sequences are their sums over all paths.
+        reference: numbers of words, and epsilons where a word may have been left out.
 
     Returns:
-        The expected edit distance, and word -> probability for each place of ``reference``.
+        The expected edit distance, and word -> probability for each place of `reference`.
     """
-    order, incoming = _topological(words)
-    forward = np.full(words.num_states, -np.inf)
-    forward[0] = 0.0
-    places = len(reference)
-    against = np.array([float(word != EPSILON) for word in reference])  # what leaving out a place costs
-    cost = np.zeros((words.num_states, places + 1))
-    cost[0, 1:] = np.cumsum(against)
-    through: dict[int, NDArray] = {}
-    for state in order:
-        arcs = incoming[state]
-        if not len(arcs):
-            continue
-        total = np.logaddexp.reduce(forward[words.src[arcs]] + words.score[arcs])
-        forward[state] = total
-        for arc in arcs:
-            share = np.exp(forward[words.src[arc]] + words.score[arc] - total)
-            through[arc] = _errors(cost[words.src[arc]], int(words.label[arc]), reference, against)
-            cost[state] += share * through[arc]
-    ends = np.flatnonzero(np.isfinite(words.final))
-    everything = np.logaddexp.reduce(forward[ends] + words.final[ends])
-    share_of_end = np.exp(forward[ends] + words.final[ends] - everything)
-    risk = float(share_of_end @ cost[ends, places])
+    total = np.array([sequence.total for sequence in sequences])
+    share = np.exp(total - np.logaddexp.reduce(total))
+    count = np.array([len(sequence.words) for sequence in sequences])
+    words = np.zeros((len(count), count.max() + 1), np.int64)  # (N, W)
+    for row, sequence in enumerate(sequences):
+        words[row, : count[row]] = sequence.words
+    places = np.asarray(reference, np.int64)  # (P,)
 
-    slots: list[dict[int, float]] = [{} for _ in reference]
-    weight = np.zeros((words.num_states, places + 1))
-    weight[ends, places] = share_of_end
-    for state in reversed(order):
-        for arc in incoming[state]:
-            src, word = words.src[arc], int(words.label[arc])
-            share = np.exp(forward[src] + words.score[arc] - forward[state])
-            here = share * weight[state]
-            if here.any():
-                _trace(here, cost[src], through[arc], word, reference, against, weight[src], slots)
-    left = np.cumsum(weight[0][::-1])[::-1]  # what is still to be read at the start was not said
-    for place in range(places):
-        slots[place][EPSILON] = slots[place].get(EPSILON, 0.0) + left[place + 1]
-    return risk, [{word: share for word, share in slot.items() if share > 1e-6} for slot in slots]
+    # cost[i, n, p]: of aligning the first i words of sequence n with the first p places.
+    left_out = np.append(0, np.cumsum(np.where(places == EPSILON, 0, _ERROR)))
+    cost = np.zeros((words.shape[1], len(count), len(places) + 1), np.int64)
+    cost[0] = left_out
+    instead = (words[:, :, None] != places) * (_ERROR + _SKIP * (places == EPSILON))  # (N, W, P) a word in a place
+    for i in range(count.max()):
+        after = cost[i] + _ERROR + _SKIP
+        after[:, 1:] = np.minimum(after[:, 1:], cost[i, :, :-1] + instead[:, i])
+        cost[i + 1] = np.minimum.accumulate(after - left_out, axis=1) + left_out
+    rows = np.arange(len(count))
+    risk = float(share @ cost[count, rows, -1]) / _ERROR
 
-
-def _errors(before: NDArray, word: int, reference: Sequence[int], against: NDArray) -> NDArray:
-    """The expected distances after an arc, from those before it, to each beginning of the reference."""
-    after = np.empty_like(before)
-    after[0] = before[0] + 1.0 + _SKIP
-    for place, (other, skip) in enumerate(zip(reference, against, strict=True)):
-        said = before[place] + (0.0 if word == other else 1.0 + (_SKIP if other == EPSILON else 0.0))
-        after[place + 1] = min(said, before[place + 1] + 1.0 + _SKIP, after[place] + skip)
-    return after
-
-
-def _trace(
-    here: NDArray,
-    before: NDArray,
-    after: NDArray,
-    word: int,
-    reference: Sequence[int],
-    against: NDArray,
-    source: NDArray,
-    slots: list[dict[int, float]],
-) -> None:
-    """Carry probabilities back over an arc, and note what is said at each place."""
-    for place in range(len(reference), 0, -1):
-        if not here[place]:
-            continue
-        other = reference[place - 1]
-        said = before[place - 1] + (0.0 if word == other else 1.0 + (_SKIP if other == EPSILON else 0.0))
-        slot = slots[place - 1]
-        if after[place] == said:
-            slot[word] = slot.get(word, 0.0) + here[place]
-            source[place - 1] += here[place]
-        elif after[place] == before[place] + 1.0 + _SKIP:
-            source[place] += here[place]
-        else:
-            slot[EPSILON] = slot.get(EPSILON, 0.0) + here[place]
-            here[place - 1] += here[place]
-    source[0] += here[0]
+    # Back along the best alignments, all sequences at once: `at` words are still to be placed.
+    slots: list[dict[int, float]] = []
+    at = count
+    for place in reversed(range(len(places))):
+        while True:
+            here, before = cost[at, rows, place + 1], at - 1
+            paired = (at > 0) & (here == cost[before, rows, place] + instead[rows, before, place])
+            extra = (at > 0) & ~paired & (here == cost[before, rows, place + 1] + _ERROR + _SKIP)
+            if not extra.any():
+                break
+            at = at - extra
+        said, which = np.unique(np.where(paired, words[rows, before], EPSILON), return_inverse=True)
+        slots.append(dict(zip(said.tolist(), np.bincount(which, share).tolist(), strict=True)))
+        at = at - paired
+    return risk, [{word: part for word, part in slot.items() if part > 1e-6} for slot in reversed(slots)]
 
 
 def oracle(lattice: Lattice, reference: Sequence[str]) -> int:
@@ -170,44 +133,16 @@ def oracle(lattice: Lattice, reference: Sequence[str]) -> int:
         lattice: the paths of an utterance.
         reference: the words that were said.
     """
-    names = {word: number for number, word in enumerate(lattice.source.lexicon.words)}
-    said = np.array([names.get(word, -1) for word in reference])
+    said = np.array([lattice.source.lexicon.numbers.get(word, -1) for word in reference])
     paths, places = lattice.paths, np.arange(len(said) + 1)
     cost = np.full((paths.num_states, len(places)), np.inf)
     cost[0] = places
-    bounds = np.searchsorted(lattice.frame[paths.src], np.arange(len(lattice.log_probs) + 1))
-    for begin, end in pairwise(bounds):
-        before, word = cost[paths.src[begin:end]], paths.aux[begin:end, None]
+    for arcs in lattice.arcs_by_frame():
+        before, word = cost[paths.src[arcs]], paths.aux[arcs, None]
         spoken = before + 1.0
         spoken[:, 1:] = np.minimum(spoken[:, 1:], before[:, :-1] + (word != said))
         after = np.where(word == EPSILON, before, spoken)
-        # Words of the reference that are left out: whatever was the cheapest place before, and one for each since.
+        # Leaving out words of the reference: the cheapest earlier place, and one error for each word since.
         after = np.minimum.accumulate(after - places, axis=1) + places
-        np.minimum.at(cost, paths.dst[begin:end], after)
+        np.minimum.at(cost, paths.dst[arcs], after)
     return int(cost[np.isfinite(paths.final), -1].min())
-
-
-def _topological(words: Graph) -> tuple[list[int], list[NDArray]]:
-    """States in an order in which arcs lead onward, and the arcs that enter each."""
-    order_of_arcs = np.argsort(words.dst, kind="stable")
-    bounds = np.searchsorted(words.dst[order_of_arcs], np.arange(words.num_states + 1))
-    incoming = [order_of_arcs[bounds[state] : bounds[state + 1]] for state in range(words.num_states)]
-    missing = np.diff(bounds)
-    ready, order, starts = [0], [], words.arcs_of()
-    while ready:
-        state = ready.pop()
-        order.append(state)
-        for dst in words.dst[starts[state] : starts[state + 1]].tolist():
-            missing[dst] -= 1
-            if not missing[dst]:
-                ready.append(dst)
-    return order, incoming
-
-
-def _with_gaps(words: Sequence[int]) -> list[int]:
-    """Words with places between them where something may have been said."""
-    return [EPSILON, *(one for word in words for one in (word, EPSILON))]
-
-
-def _name(names: Sequence[str], word: int) -> str:
-    return names[word] if word != EPSILON else ""
