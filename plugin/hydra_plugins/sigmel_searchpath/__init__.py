@@ -7,8 +7,9 @@ from sigmel.hosts.registration.nemo import allow_targets
 
 
 class SigmelSearchPath(SearchPathPlugin):
-    """Adds ``pkg://sigmel.conf.nemo`` behind the program's own configuration folder."""
+    """Adds `sigmel.conf.nemo` and `sigmel.conf` behind the program's own configuration folder."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="sigmel", path="pkg://sigmel.conf.nemo")
+        search_path.append(provider="sigmel", path="pkg://sigmel.conf")
         allow_targets()

@@ -31,6 +31,7 @@ from sigmel.files.audio import parse_sample_rate
 from sigmel.files.manifest import Utterance
 from sigmel.hosts.registration import espnet as espnet_registration
 from sigmel.models.stack import parameter_counts
+from sigmel.recipes.configuration import read_configuration
 from sigmel.recipes.trainable import trainable
 from sigmel.scoring.metrics import write_metrics, write_train_facts
 from sigmel.tokens.text import load_tokenizer
@@ -120,7 +121,7 @@ def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
         SigmelError: a setting, a manifest or a recording that cannot be used.
     """
     exp_dir, work = options.exp_dir, options.exp_dir / "espnet"
-    config = read_configs(options.config)
+    config = OmegaConf.to_container(read_configuration(options.config), resolve=True)
     section = "tts_conf" if options.task == "tts" else "encoder_conf"
     if config.get("decoder") == "dmel_lm":
         section = "decoder_conf"
@@ -162,21 +163,6 @@ def run(args: argparse.Namespace) -> None:
     """Train as `sigmel train` was told."""
     args.exp_dir, args.task = args.output, args.task or "asr"
     train(args, args.host_options)
-
-
-def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
-    """Merge YAML files for ESPnet, which has no way to build one on another; later ones win.
-
-    Raises:
-        SigmelError: a file that is missing or no mapping.
-    """
-    merged = OmegaConf.create()
-    for path in paths:
-        try:
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise SigmelError(f"{path}: no configuration: {error}") from error
-    return OmegaConf.to_container(merged)
 
 
 def _write(path: Path, lines: Iterable[str]) -> str:

@@ -17,16 +17,13 @@ import inspect
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra import compose, initialize, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.core import ModelPT
@@ -41,6 +38,7 @@ from sigmel.errors import SigmelError, exit_status
 from sigmel.files.atomic import atomic_path
 from sigmel.files.manifest import write_manifest
 from sigmel.models.stack import parameter_counts
+from sigmel.recipes.configuration import read_configuration
 from sigmel.recipes.nemo.precision import allow_fused_optimizers
 from sigmel.recipes.nemo.progress import Progress
 from sigmel.recipes.trainable import trainable
@@ -219,37 +217,10 @@ def train(cfg: DictConfig) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def configuration(files: Sequence[Path], overrides: Sequence[str]) -> DictConfig:
-    """The configuration of files in Hydra's format, each with the `defaults` it names; later files win.
-
-    Args:
-        files: YAML files; `defaults` are looked for beside a file, then among `sigmel.conf.nemo`.
-        overrides: see Hydra: `trainer.max_steps=100`, `+init_from_nemo_model=model.nemo`.
-
-    Raises:
-        SigmelError: a file or an override that Hydra refuses.
-    """
-    for file in files:
-        if not file.is_file():
-            raise SigmelError(f"{file}: no such configuration")
-    try:
-        composed = []
-        for file in files:
-            with initialize_config_dir(str(file.parent.resolve()), version_base=None):
-                composed.append(compose(file.stem))
-        for part in composed:
-            OmegaConf.set_struct(part, False)
-        ConfigStore.instance().store("sigmel_train", OmegaConf.merge(*composed))
-        with initialize(None, version_base=None):
-            return compose("sigmel_train", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SigmelError(f"{', '.join(map(str, files))}: {error}") from error
-
-
 def run(args: argparse.Namespace) -> None:
     """Train as `sigmel train` was told."""
     quiet()
-    cfg = configuration(args.config, args.host_options)
+    cfg = read_configuration(args.config, args.host_options)
     OmegaConf.set_struct(cfg, False)
     part = "lm" if "lm" in cfg.model else "encoder.conf" if "conf" in cfg.model.get("encoder", {}) else "encoder"
     for text in args.set:
