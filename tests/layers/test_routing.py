@@ -1,5 +1,7 @@
 """Who shares a router, what a decision is, and what the losses say."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,29 +12,36 @@ from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.routing import (
     ExpertGroup,
     Router,
+    Routing,
     RoutingDecision,
-    build_routers,
     load_balance_loss,
     parse_expert_layers,
     router_z_loss,
 )
 
 
+def shared(routers, num_layers):
+    """The index of each layer's router, None for a dense layer."""
+    distinct = list(routers)
+    return [None if (r := routers.of(layer)) is None else distinct.index(r) for layer in range(num_layers)]
+
+
 @pytest.mark.parametrize(
     ("routing", "expected"),
     [
-        ("dense", {}),
-        ("switch", {0: 0, 1: 1, 2: 2, 3: 3}),
-        ("omni", {0: 0, 1: 0, 2: 0, 3: 0}),
-        ("path:2", {0: 0, 1: 0, 2: 1, 3: 1}),
-        ("path:1", {0: 0, 1: 1, 2: 2, 3: 3}),
-        ("path:4", {0: 0, 1: 0, 2: 0, 3: 0}),
+        ("dense", [None, None, None, None]),
+        ("switch", [0, 1, 2, 3]),
+        ("omni", [0, 0, 0, 0]),
+        ("path:2", [0, 0, 1, 1]),
+        ("path:1", [0, 1, 2, 3]),
+        ("path:4", [0, 0, 0, 0]),
     ],
 )
 def test_routing_decides_who_shares(routing, expected):
-    routers, index = build_routers(routing, parse_expert_layers("all", 4, 2), 8)
-    assert index == expected
-    assert len(routers) == len(set(expected.values()))
+    routers = Routing(routing).build_routers(4, 8)
+    assert shared(routers, 4) == expected
+    assert len(routers) == len(set(expected) - {None})
+    assert shared(copy.deepcopy(routers), 4) == expected
 
 
 @pytest.mark.parametrize(
@@ -49,9 +58,9 @@ def test_expert_layers(spec, expected):
 
 
 def test_omni_has_one_router_a_group():
-    routers, index = build_routers("omni", parse_expert_layers("4x2-4x4", 8, 99), 8)
+    routers = Routing("omni", experts=99, expert_layers="4x2-4x4").build_routers(8, 8)
     assert [r.num_experts for r in routers] == [2, 4]
-    assert [index[layer] for layer in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert shared(routers, 8) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("spec", ["", "none", "every:0", "every:9", "4x2-", "4x2-4x4", "2x2", "0x2-4x2", "every:1.5"])
@@ -73,7 +82,7 @@ def test_bad_expert_layers(spec):
 )
 def test_contradictory_routing(routing, layers, experts, top_k, message):
     with pytest.raises(SigmelError, match=message):
-        build_routers(routing, parse_expert_layers("all", layers, experts), 8, top_k)
+        Routing(routing, experts, top_k).build_routers(layers, 8)
 
 
 def test_gates_are_the_probabilities_of_the_best():
@@ -172,7 +181,7 @@ def test_experts_share_a_part_of_their_gradients(sharing, compiled):
 @pytest.mark.parametrize("sharing", [-0.1, 1.5])
 def test_a_share_is_between_0_and_1(sharing):
     with pytest.raises(SigmelError, match=f"gradient_sharing: {sharing} must be from 0 to 1"):
-        ExpertFeedForward(6, 12, 4, "silu", sharing)
+        Routing(gradient_sharing=sharing)
 
 
 def test_frames_that_are_padding_come_out_as_zero():

@@ -5,6 +5,7 @@ import torch
 
 from sigmel.errors import SigmelError
 from sigmel.models.encoder import OmniRouterEncoder
+from sigmel.models.lm import DMelLM
 from sigmel.models.upcycling import UPCYCLED, upcycle
 
 TINY = {"input_size": 8, "d_model": 16, "num_layers": 4, "num_heads": 2, "subsampling_channels": 4, "conv_kernel": 5}
@@ -60,6 +61,20 @@ def test_all_experts_and_routers_are_taught_and_experts_come_to_differ():
     optimizer.step()
     for block in encoder.blocks:
         assert not torch.equal(block.feed_forward.w1[0], block.feed_forward.w1[1])
+
+
+@torch.no_grad()
+def test_a_language_model_can_be_given_experts():
+    options = {"vocab_size": 9, "d_model": 16, "num_layers": 2, "num_heads": 2, "channels": 5, "bins": 4}
+    dense = DMelLM(**options).eval()
+    experts = DMelLM(**options, routing="omni", experts=3, **UPCYCLED).eval()
+    experts.load_state_dict(upcycle(dense.state_dict(), experts=3))
+    speech, text = torch.randint(4, (2, 7, 5), dtype=torch.uint8), torch.randint(9, (2, 5))
+    sequence = dense.recognition(speech, torch.tensor([7, 4]), text, torch.tensor([5, 2]), learn_speech=True)
+    ours, theirs = experts(sequence), dense(sequence)
+    torch.testing.assert_close(ours.text_loss, theirs.text_loss)
+    torch.testing.assert_close(ours.speech_loss, theirs.speech_loss)
+    assert ours.aux_loss > 0
 
 
 def test_routers_come_from_their_seed_and_leave_the_random_numbers_alone():

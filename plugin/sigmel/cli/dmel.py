@@ -101,9 +101,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    tokenizer = DMelTokenizer(
-        arguments.sample_rate, arguments.hop_ms, arguments.bits, codebook=arguments.codebook
-    )  # of which wrong options are told here
+    settings = {"hop_ms": arguments.hop_ms, "bits": arguments.bits, "codebook": arguments.codebook}
+    tokenizer = DMelTokenizer(arguments.sample_rate, **settings)  # which refuses wrong options
     utterances = read_source(arguments.source)
     parts = range(0, len(utterances), arguments.shard_size)
     shards = [

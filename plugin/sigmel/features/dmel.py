@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sigmel.errors import SigmelError
+from sigmel.features.dmel_settings import DMelSettings
 from sigmel.features.float32 import Float32Buffers
 from sigmel.features.log_mel import mel_filters
+from sigmel.features.special_frames import SpecialIds, add_special, special_ids
 from sigmel.files.resampling import resample
 from sigmel.layers.masks import valid_frames
 from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
+from sigmel.options import flat_options, take_options
 
-SPECIAL = ("pad", "bos", "eos")  # whole frames, with the ids that follow those of the bins
 BLOCK = 128  # frames whose spectra a thread of a CPU holds at once: they fit its caches
 
 
@@ -40,6 +38,7 @@ class DMelState:
     frames: int = 0
 
 
+@flat_options(DMelSettings)
 class DMelTokenizer(Float32Buffers):
     """Waveforms to dMel ids and back to log-mel, without anything trained.
 
@@ -51,16 +50,8 @@ class DMelTokenizer(Float32Buffers):
     has the same ids alone, in any batch (ends are its own), and streamed.
 
     Args:
-        sample_rate: Hz, 8000 to 48000. Default: 16000.
-        hop_ms: milliseconds between frames. Default: 25.0.
-        bits: values a channel, as a power of two: 1 to 7. Default: 4.
-        window_ms: milliseconds. Default: 50.0.
-        channels: C. Default: 80.
-        low_hz, high_hz: what the mel filters span. Defaults: 80.0, and 0.475 times the sample rate (7600 of 16000).
-        n_fft: points of the transform; None is the next power of two of the window. Default: None.
-        low, high: of the values, in log10. Defaults: -7.0 and 2.0.
-        codebook: values of each channel instead of `bits`, `low` and `high`: (C, bins) ascending, at most 253 bins, as
-            an array, nested lists or a .npy file. Default: None.
+        sample_rate: Hz. Default: 16000.
+        **settings: others of `sigmel.features.dmel_settings.DMelSettings`.
 
     Attributes:
         bins: values a channel.
@@ -78,50 +69,20 @@ class DMelTokenizer(Float32Buffers):
     values: Tensor  # (C, bins)
     edges: Tensor  # (C, bins - 1)
 
-    def __init__(
-        self,
-        sample_rate: int = 16000,
-        hop_ms: float = 25.0,
-        bits: int = 4,
-        window_ms: float = 50.0,
-        channels: int = 80,
-        low_hz: float = 80.0,
-        high_hz: float | None = None,
-        n_fft: int | None = None,
-        low: float = -7.0,
-        high: float = 2.0,
-        codebook: np.ndarray | list[list[float]] | str | os.PathLike[str] | None = None,
-    ):
+    def __init__(self, sample_rate: int = 16000, **settings: Any):
         super().__init__()
-        if not 8000 <= sample_rate <= 48000:
-            raise SigmelError(f"sample_rate: {sample_rate}, expected 8000 to 48000 Hz")
-        high_hz = 0.475 * sample_rate if high_hz is None else high_hz
-        if not 0 <= low_hz < high_hz <= sample_rate / 2:
-            raise SigmelError(
-                f"low_hz, high_hz: {low_hz} and {high_hz}, expected 0 <= low < high <= {sample_rate / 2}"
-            )
-        self.sample_rate, self.hop = sample_rate, round(sample_rate * hop_ms / 1000)
-        window_length = round(sample_rate * window_ms / 1000)
-        for name, number in (("hop_ms", self.hop), ("window_ms", window_length), ("channels", channels)):
-            if number < 1:
-                raise SigmelError(f"{name}: too small, expected at least one sample, or channel")
-        self.n_fft = n_fft or 2 ** math.ceil(math.log2(window_length))
-        if self.n_fft < window_length:
-            raise SigmelError(f"n_fft: {self.n_fft} is less than the window, {window_length} samples")
-        values = evenly_spaced(bits, low, high, channels) if codebook is None else read_codebook(codebook, channels)
+        (own,) = take_options(DMelTokenizer, {"sample_rate": sample_rate, **settings}, DMelSettings)
+        values = own.values()
+        self.config: dict[str, Any] = asdict(own)
+        self.sample_rate, self.hop, self.n_fft = sample_rate, own.hop, own.n_fft
         self.bins = values.shape[1]
-        self.pad_id, self.bos_id, self.eos_id = (self.bins + n for n in range(3))
-        self.vocab_size = self.bins + len(SPECIAL)
-        self._margin = (self.n_fft - window_length) // 2  # zeros before the window, in a transform
-        self._before = self.n_fft // 2 - self._margin  # samples of a window before the frame's centre
-        self.look_ahead = window_length - self._before
-        self.config: dict[str, Any] = {
-            "sample_rate": sample_rate, "hop_ms": hop_ms, "bits": bits, "window_ms": window_ms, "channels": channels,
-            "low_hz": low_hz, "high_hz": high_hz, "n_fft": self.n_fft, "low": low, "high": high,
-            "codebook": None if codebook is None else values.tolist(),
-        }  # fmt: skip
-        self.register_buffer("window", torch.hann_window(window_length), persistent=False)
-        filters = mel_filters(sample_rate, self.n_fft, channels, low_hz, high_hz)
+        self.pad_id, self.bos_id, self.eos_id = special_ids(self.bins)
+        self.vocab_size = self.eos_id + 1
+        self._margin = (own.n_fft - own.window) // 2  # zeros before the window, in a transform
+        self._before = own.n_fft // 2 - self._margin  # samples of a window before the frame's centre
+        self.look_ahead = own.window - self._before
+        filters = mel_filters(sample_rate, own.n_fft, own.channels, own.low_hz, own.high_hz)
+        self.register_buffer("window", torch.hann_window(own.window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("edges", nearest_edges(values), persistent=False)
@@ -174,8 +135,7 @@ class DMelTokenizer(Float32Buffers):
         """(..., T, C) log-mel of (..., T, C) ids, the lowest value of a channel beyond the (B,) lengths.
 
         Raises:
-            SigmelError: wrong shape or type, or an id of no bin: out of range, or of a special frame (see
-                `strip_special`).
+            SigmelError: wrong shape or type, or an id that is not that of a bin: out of range, or of a special frame.
         """
         self._check_ids(ids)
         index = ids.long()
@@ -184,7 +144,7 @@ class DMelTokenizer(Float32Buffers):
         wrong = (index >= self.bins).nonzero()
         if len(wrong):
             where, found = tuple(wrong[0].tolist()), int(index[tuple(wrong[0])])
-            what = f"a {SPECIAL[found - self.bins]} frame" if found < self.vocab_size else "no id"
+            what = f"a {SpecialIds._fields[found - self.bins]} frame" if found < self.vocab_size else "no id"
             place = f"frame {where[-2]}, channel {where[-1]}" + (
                 f" of utterance {where[0]}" if len(where) == 3 else ""
             )
@@ -193,37 +153,12 @@ class DMelTokenizer(Float32Buffers):
         return self.values[channel, index]
 
     def add_special(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T + 2, C) ids with a bos frame before each utterance and an eos frame after it; their lengths."""
+        """See `sigmel.features.special_frames.add_special`."""
         self._check_ids(ids)
-        lengths = lengths + 2
-        framed = ids.new_full((ids.shape[0], ids.shape[1] + 2, ids.shape[2]), self.pad_id)
-        framed[:, 1:-1] = ids
-        framed[:, 0] = self.bos_id
-        framed.masked_fill_(~valid_frames(lengths, framed.shape[1])[..., None], self.pad_id)
-        framed[torch.arange(len(ids), device=ids.device), lengths - 1] = self.eos_id
-        return framed, lengths
-
-    def strip_special(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `add_special` was given.
-
-        Raises:
-            SigmelError: an utterance does not begin with a bos frame and end with an eos frame.
-        """
-        self._check_ids(ids)
-        last = (lengths - 1).clamp(min=0)
-        ends = ids[torch.arange(len(ids), device=ids.device), last]
-        right = (ids[:, 0] == self.bos_id).all(-1) & (ends == self.eos_id).all(-1) & (lengths >= 2)
-        if not right.all():
-            number = int((~right).nonzero()[0])
-            raise SigmelError(
-                f"utterance {number}: expected a bos frame ({self.bos_id}), ..., an eos frame ({self.eos_id})"
-            )
-        lengths = lengths - 2
-        inner = ids[:, 1:-1]
-        return inner.masked_fill(~valid_frames(lengths, inner.shape[1])[..., None], self.pad_id), lengths
+        return add_special(ids, lengths, self.bins)
 
     def count_frames(self, samples: Tensor) -> Tensor:
-        """Frames of so many samples: 1 + samples // hop, and 0 of 0."""
+        """Frames of utterances with (B,) samples: 1 + samples // hop, and 0 of 0."""
         return torch.where(samples > 0, 1 + samples // self.hop, 0)
 
     # --- Streams
@@ -368,42 +303,6 @@ def reflected(index: Tensor, lengths: Tensor) -> Tensor:
     last = (lengths - 1).clamp(min=0)[:, None]
     at = index.remainder((2 * last).clamp(min=1))
     return torch.minimum(at, 2 * last - at).clamp(min=0)
-
-
-def evenly_spaced(bits: int, low: float, high: float, channels: int) -> Tensor:
-    """(C, 2^bits) values from `low` to about `high`; the step has four decimals, as in the authors' package."""
-    if not 1 <= bits <= 7:
-        raise SigmelError(f"bits: {bits}, expected 1 to 7")
-    if not low < high:
-        raise SigmelError(f"low, high: {low} and {high}, expected low < high")
-    step = np.round((high - low) / (2**bits - 1), 4)
-    values = np.array([low + n * step for n in range(2**bits)], dtype=np.float64)
-    return torch.from_numpy(np.tile(values.astype(np.float32), (channels, 1)))
-
-
-def read_codebook(codebook: np.ndarray | list[list[float]] | str | os.PathLike[str], channels: int) -> Tensor:
-    """(C, bins) float32 values of a codebook that is given, or lies in a .npy file.
-
-    Raises:
-        SigmelError: no such file, another shape, or values that do not ascend; the message names the file.
-    """
-    name = f"codebook {codebook}" if isinstance(codebook, (str, os.PathLike)) else "codebook"
-    if isinstance(codebook, (str, os.PathLike)):
-        try:
-            codebook = np.load(Path(codebook), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SigmelError(f"{name}: cannot be read: {error}") from error
-    try:
-        values = torch.from_numpy(np.array(codebook, dtype=np.float32))
-    except (TypeError, ValueError) as error:
-        raise SigmelError(f"{name}: not an array of numbers: {error}") from error
-    if values.dim() != 2 or len(values) != channels or not 2 <= values.shape[1] <= 256 - len(SPECIAL):
-        raise SigmelError(
-            f"{name}: shape {tuple(values.shape)}, expected ({channels} channels, 2 to {256 - len(SPECIAL)} bins)"
-        )
-    if not (values.isfinite().all() and (values.diff(dim=1) > 0).all()):
-        raise SigmelError(f"{name}: the values of a channel must be finite, and each greater than the one before")
-    return values
 
 
 def nearest_edges(values: Tensor) -> Tensor:

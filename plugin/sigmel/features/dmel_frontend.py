@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_settings import DMelSettings
 from sigmel.layers.masks import valid_frames
+from sigmel.options import flat_options
 
 
+@flat_options(DMelSettings)
 class DMelFrontend(nn.Module):
     """The values of dMel tokens, from -1 to 1: an encoder sees what the tokens keep of speech, and no more.
 
@@ -22,12 +25,11 @@ class DMelFrontend(nn.Module):
         sample_rate: Hz. Default: 16000.
         hop_ms: milliseconds between frames. Default: 10.0, as encoders that subsample by four expect; the tokens of a
             language model are 25.0 apart.
-        bits, window_ms, channels, low_hz, high_hz, n_fft, low, high, codebook: see
-            `sigmel.features.dmel.DMelTokenizer`.
         freq_masks, freq_width: bands hidden in training, and their most channels. Defaults: 0 and 27.
         time_masks, time_width: spans hidden in training, and their most frames as a share of the utterance.
             Defaults: 0 and 0.05.
         ids: give the ids themselves, as floats, for a model that has embeddings of its own. Default: False.
+        **settings: others of `sigmel.features.dmel_settings.DMelSettings`.
 
     Raises:
         SigmelError: a setting out of its range, by name.
@@ -39,31 +41,23 @@ class DMelFrontend(nn.Module):
         self,
         sample_rate: int = 16000,
         hop_ms: float = 10.0,
-        bits: int = 4,
-        window_ms: float = 50.0,
-        channels: int = 80,
-        low_hz: float = 80.0,
-        high_hz: float | None = None,
-        n_fft: int | None = None,
-        low: float = -7.0,
-        high: float = 2.0,
-        codebook: str | None = None,
+        *,
         freq_masks: int = 0,
         freq_width: int = 27,
         time_masks: int = 0,
         time_width: float = 0.05,
         ids: bool = False,
+        **settings: Any,
     ):
         super().__init__()
+        self.tokenizer = DMelTokenizer(sample_rate, hop_ms=hop_ms, **settings)
+        channels = self.output_size()
         if min(freq_masks, time_masks) < 0 or not 0 <= freq_width <= channels or not 0 <= time_width <= 1:
-            told = f"{freq_masks}, {freq_width}, {time_masks} and {time_width}"
+            given = f"{freq_masks}, {freq_width}, {time_masks} and {time_width}"
             raise SigmelError(
-                f"freq_masks, freq_width, time_masks, time_width: {told}, expected at least 0, the widths up to "
+                f"freq_masks, freq_width, time_masks, time_width: {given}, expected at least 0, the widths up to "
                 f"{channels} channels and to 1"
             )
-        self.tokenizer = DMelTokenizer(
-            sample_rate, hop_ms, bits, window_ms, channels, low_hz, high_hz, n_fft, low, high, codebook
-        )
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
         self.ids = ids

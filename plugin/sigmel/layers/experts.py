@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmel.errors import SigmelError
 from sigmel.layers.dropout import Dropout
 from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.ops import expert_mlp
 from sigmel.ops.experts.reference import ACTIVATIONS, inner_size
+from sigmel.options import check_choice
 
 
 class FeedForward(nn.Module):
@@ -27,8 +27,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, ff_size: int, activation: str, dropout: float):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_choice("activation", activation, ACTIVATIONS)
         self.activation = ACTIVATIONS[activation]
         self.linear1 = nn.Linear(d_model, inner_size(ff_size, activation))
         self.linear2 = nn.Linear(ff_size, d_model)
@@ -55,10 +54,7 @@ class ExpertFeedForward(nn.Module):
 
     def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str, gradient_sharing: float = 0.0):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise SigmelError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
-        if not 0 <= gradient_sharing <= 1:
-            raise SigmelError(f"gradient_sharing: {gradient_sharing} must be from 0 to 1")
+        check_choice("activation", activation, ACTIVATIONS)
         self.activation = activation
         self.gradient_sharing = gradient_sharing
         inner = inner_size(ff_size, activation)

@@ -1,4 +1,4 @@
-"""Which frames exist, and which may see which."""
+"""Masks of frames: those that exist, those that a frame may see, and spans hidden in training."""
 
 from __future__ import annotations
 
@@ -61,8 +61,33 @@ def context_mask(num_frames: int, chunk_size: int | None, left_context: int | No
     return mask if left_context is None else mask & (frame >= start - left_context)
 
 
-def attention_mask(valid: Tensor, context: Tensor) -> Tensor:
-    """(B, 1, T, T) bool: keys that exist and are in context. A frame always sees itself, so no row is empty."""
-    frame = torch.arange(context.shape[0], device=context.device)
-    itself = frame[:, None] == frame
-    return (valid[:, None, :] & context | itself)[:, None]
+def attention_mask(exists: Tensor, context: Tensor) -> Tensor:
+    """(B, 1, T, S) bool, true where a frame may see a key: keys that exist and are in its context, and itself.
+
+    A frame sees itself even if it is padding, so that no row is empty.
+
+    Args:
+        exists: (B, S) bool, the keys that exist.
+        context: (T, S) bool; the frames are the last T of the S keys.
+    """
+    frames, keys = context.shape
+    key = torch.arange(keys, device=context.device)
+    itself = key[keys - frames :, None] == key
+    return (exists[:, None, :] & context | itself)[:, None]
+
+
+def masked_spans(exists: Tensor, share: float, span: float) -> Tensor:
+    """(B, L) bool, true at random spans that cover about a share of the positions that exist.
+
+    Args:
+        exists: (B, L) bool.
+        share: 0 to 1.
+        span: mean length of a span, at least 1.
+    """
+    begins = torch.rand(exists.shape, device=exists.device) < share / span / (1 - share + share / span)
+    ends = torch.rand(exists.shape, device=exists.device) >= 1 - 1 / span
+    place = torch.arange(exists.shape[1], device=exists.device).expand(exists.shape)
+    # A position is in a span that has begun since the last end; a span may begin where another ends.
+    begun = torch.where(begins, place, -1).cummax(1).values
+    ended = torch.where(ends, place, 0).cummax(1).values
+    return (begun >= ended) & exists

@@ -1,25 +1,26 @@
-"""Experts in the layers of a host's own encoder, which knows neither of routers nor of what they decide."""
+"""Experts in the layers of a host's own encoder, which knows nothing of routers and their decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sigmel.layers.experts import ExpertFeedForward
-from sigmel.layers.routing import Router, RoutingDecision, auxiliary_loss
+from sigmel.layers.routing import Router, Routers, Routing, RoutingDecision
 
 
 def expert_copies(state: dict[str, Tensor], prefix: str, linears: tuple[str, str], experts: int) -> dict[str, Tensor]:
-    """Take a dense feed-forward out of a state dict: the parameters of experts that are all copies of it.
+    """Take a dense feed-forward out of a state dict, as the parameters of experts that are all copies of it.
 
     Args:
-        state: what the feed-forward's parameters are taken out of.
-        prefix: of their names.
-        linears: the names of its two linear layers; one without bias gives biases of zero.
-        experts: E, how many copies.
+        state: the state dict, which loses the parameters of the feed-forward.
+        prefix: the beginning of the names of these parameters.
+        linears: the names of the two linear layers; a layer without bias gives biases of zero.
+        experts: E, the number of copies.
 
     Returns:
         w1, b1, w2, b2 of an `ExpertFeedForward`, expanded and not copied in memory.
@@ -39,12 +40,13 @@ class RoutedFeedForward(nn.Module):
     ("upcycling", arXiv 2212.05055).
 
     Args:
-        dense: what it replaces, for the sizes; its dropout is not kept.
-        linears: the names of its two linear layers.
-        activation: what stands between them, see `sigmel.layers.experts.FeedForward`.
-        router: the layer's router. The encoder owns it, so that a shared one is saved once.
-        pads: transform frames of padding, too, as the dense feed-forward does: for a host whose frames see those of
-            padding beside them. They never count in the loss of the routers. Default: False, they come out as zero.
+        dense: the feed-forward that is replaced, for the sizes; its dropout is not kept.
+        linears: the names of the two linear layers of `dense`.
+        activation: stands between the linear layers, see `sigmel.layers.experts.FeedForward`.
+        router: the layer's router. The encoder owns it, so that a shared router is saved once.
+        pads: transform frames of padding as well, as the dense feed-forward does, for a host in which the last frames
+            of an utterance see the padding after them. Padding never counts in the loss of the routers. Default:
+            False, frames of padding come out as zero.
         gradient_sharing: see `sigmel.layers.experts.ExpertFeedForward`.
 
     Attributes:
@@ -73,7 +75,7 @@ class RoutedFeedForward(nn.Module):
 
     @property
     def router(self) -> Router:
-        """What says which expert a frame goes to."""
+        """The router of this layer."""
         return self._router[0]
 
     def forward(self, u: Tensor) -> Tensor:
@@ -90,15 +92,55 @@ class RoutedFeedForward(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+# What a forward pre-hook of a layer is called with, its arguments, becomes the mask of padding (B, T).
+PadMask = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
+
+
+def route_layers(
+    layers: Iterable[nn.Module],
+    name: str,
+    routing: Routing,
+    d_model: int,
+    pad_mask: PadMask,
+    **feed_forward: Any,
+) -> Routers:
+    """Give the layers of a host's encoder routed experts in place of a feed-forward, and return their routers.
+
+    Args:
+        layers: of the encoder, first layer first.
+        name: of the feed-forward in a layer.
+        routing: which layers have experts, and how these share routers.
+        d_model: D.
+        pad_mask: (B, T) bool, true at padding, from the positional and keyword arguments that a layer is called with;
+            its feed-forward is not told which frames are padding, and needs to know.
+        **feed_forward: linears, activation and pads of `RoutedFeedForward`.
+    """
+    layers = list(layers)
+    routers = routing.build_routers(len(layers), d_model)
+    for number, layer in enumerate(layers):
+        if (router := routers.of(number)) is None:
+            continue
+        dense, sharing = getattr(layer, name), routing.gradient_sharing
+        setattr(layer, name, RoutedFeedForward(dense, router=router, gradient_sharing=sharing, **feed_forward))
+        layer.register_forward_pre_hook(partial(_show_padding, name, pad_mask), with_kwargs=True)
+    return routers
+
+
+def _show_padding(
+    name: str, pad_mask: PadMask, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    getattr(layer, name).pad_mask = pad_mask(args, kwargs)
+
+
 def take_routing(
-    feed_forwards: Iterable[nn.Module], training: bool, load_balance_weight: float, z_loss_weight: float
-) -> tuple[list[RoutingDecision], Tensor]:
-    """Take from those feed-forwards that have experts what they decided in the last forward pass.
+    feed_forwards: Iterable[nn.Module], routing: Routing, training: bool
+) -> tuple[tuple[RoutingDecision, ...], Tensor]:
+    """Take from those feed-forwards that have experts what their routers decided in the last forward pass.
 
     Args:
         feed_forwards: of the layers, first layer first.
+        routing: what the losses are weighted by.
         training: whether there is a loss to add.
-        load_balance_weight, z_loss_weight: see `sigmel.layers.routing.auxiliary_loss`.
 
     Returns:
         The decisions, and the weighted loss, summed over layers; 0 outside training.
@@ -107,8 +149,8 @@ def take_routing(
     for feed_forward in feed_forwards:
         if isinstance(feed_forward, RoutedFeedForward) and feed_forward.routed is not None:
             decision, valid = feed_forward.routed
-            feed_forward.routed = None  # else it would keep the graph until the next call
+            feed_forward.routed = None  # else the tensors of this pass would stay alive until the next one
             decisions.append(decision)
             if training:
-                loss = loss + auxiliary_loss(decision, valid, load_balance_weight, z_loss_weight)
-    return decisions, loss
+                loss = loss + routing.loss(decision, valid)
+    return tuple(decisions), loss

@@ -1,15 +1,15 @@
-"""Which expert a frame goes to.
+"""Routers, which send each frame to experts: their options, how layers share them, and the losses on them.
 
-A router is shared or not; everything else is the same code. `dense`: no router. `switch`: one a layer. `omni`: one
-for every layer. `path:k`: one for every k consecutive layers. The decision is taken again at each layer, from that
-layer's own input.
+Dense, Switch, Omni-router and PathMoE differ in how many layers share a router; everything else is the same code. A
+router decides again at each layer, from that layer's own input.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from sigmel.errors import SigmelError
 
 
 class RoutingDecision(NamedTuple):
-    """What a router said at one layer.
+    """A router's decision at one layer.
 
     Attributes:
         logits: (B, T, E) float32 scores.
@@ -114,47 +114,100 @@ def parse_expert_layers(spec: str, num_layers: int, experts: int) -> list[Expert
     return groups
 
 
-def build_routers(
-    routing: str,
-    groups: list[ExpertGroup],
-    d_model: int,
-    top_k: int = 1,
-    jitter: float = 0.0,
-    normalize_gates: bool = False,
-) -> tuple[nn.ModuleList, dict[int, int]]:
-    """The distinct routers of a stack, and which of them each layer uses.
+class Routers(nn.ModuleList):
+    """The distinct routers of a stack of layers, each once.
 
     Args:
-        routing: "dense", "switch", "omni" or "path:<k>". Omni shares one router in each group.
-        groups: layers with experts, from `parse_expert_layers`.
-        d_model, top_k, jitter, normalize_gates: see `Router`.
+        routers: of which layers may share one.
+        of_layer: {layer: index of its router}; a layer that is missing is dense.
+    """
 
-    Returns:
-        The routers, and {layer: index of its router}; a layer that is not there is dense.
+    def __init__(self, routers: Iterable[Router] = (), of_layer: Mapping[int, int] | None = None):
+        super().__init__(routers)
+        self._of_layer = dict(of_layer or {})
+
+    def of(self, layer: int) -> Router | None:
+        """The router that a layer uses; None for a dense layer."""
+        index = self._of_layer.get(layer)
+        return None if index is None else cast(Router, self[index])
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Options of a stack of layers of which some have routed experts (arXiv 2507.05724; PathMoE: 2603.18297).
+
+    Args:
+        routing: "dense" (no experts), "switch" (a router a layer), "omni" (one router for all layers, or for all of a
+            group in `expert_layers`) or "path:<k>" (one router for every k consecutive layers). Default: "omni".
+        experts: experts of a layer. Default: 4.
+        top_k: experts a frame is sent to. Default: 1.
+        expert_layers: the layers with experts: "all", "every:<n>", or groups of layers x experts such as "4x2-4x4",
+            see `parse_expert_layers`. Default: "all".
+        jitter: in training a router's input is multiplied by noise from [1 - jitter, 1 + jitter]. Default: 0.01.
+        load_balance_weight: weight of the load-balancing loss, summed over layers; 0 for none. Default: 0.01.
+        z_loss_weight: weight of the router z-loss, summed over layers. Default: 0.
+        normalize_gates: divide the gates of a frame by their sum, so that experts that are copies of one feed-forward
+            give what it gives; see `sigmel.models.upcycling`. Default: False.
+        gradient_sharing: 0 to 1, how much of an expert's gradient is the mean over the experts of its layer, see
+            `sigmel.layers.experts.ExpertFeedForward`. Default: 0.
 
     Raises:
-        SigmelError: an unknown routing, fewer than two experts, top_k outside 1..experts, or a k that does not divide
-            the number of layers it is to share.
+        SigmelError: an option out of its range, by name.
     """
-    path = re.fullmatch(r"path:([1-9]\d*)", routing)
-    if routing not in ("dense", "switch", "omni") and not path:
-        raise SigmelError(f"routing: '{routing}' is none of dense, switch, omni, path:<k>")
-    if routing == "dense":
-        return nn.ModuleList(), {}
-    routers, index = nn.ModuleList(), {}
-    for layers, experts in groups:
-        if experts < 2:
-            raise SigmelError(f"experts: {experts} leaves nothing to route; take 2 or more, or routing: dense")
-        if not 1 <= top_k <= experts:
-            raise SigmelError(f"top_k: {top_k} of {experts} experts; it must be from 1 to experts")
-        shared = 1 if routing == "switch" else len(layers) if path is None else int(path[1])
-        if len(layers) % shared:
-            raise SigmelError(f"routing: '{routing}' does not divide the {len(layers)} layers with experts")
-        for position, layer in enumerate(layers):
-            if position % shared == 0:
-                routers.append(Router(d_model, experts, top_k, jitter, normalize_gates))
-            index[layer] = len(routers) - 1
-    return routers, index
+
+    routing: str = "omni"
+    experts: int = 4
+    top_k: int = 1
+    expert_layers: str = "all"
+    jitter: float = 0.01
+    load_balance_weight: float = 0.01
+    z_loss_weight: float = 0.0
+    normalize_gates: bool = False
+    gradient_sharing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"dense|switch|omni|path:[1-9]\d*", self.routing):
+            raise SigmelError(f"routing: '{self.routing}' is none of dense, switch, omni, path:<k>")
+        if not 0 <= self.gradient_sharing <= 1:
+            raise SigmelError(f"gradient_sharing: {self.gradient_sharing} must be from 0 to 1")
+
+    def build_routers(self, num_layers: int, d_model: int) -> Routers:
+        """Make the routers of a stack.
+
+        Args:
+            num_layers: layers of the stack.
+            d_model: D.
+
+        Raises:
+            SigmelError: layers with experts that are not in the stack, fewer than two experts, top_k outside
+                1..experts, or a k that does not divide the number of layers it is to share.
+        """
+        groups = parse_expert_layers(self.expert_layers, num_layers, self.experts)
+        routers: list[Router] = []
+        of_layer = {}
+        for layers, experts in groups if self.routing != "dense" else []:
+            if experts < 2:
+                raise SigmelError(f"experts: {experts} leaves nothing to route; take 2 or more, or routing: dense")
+            if not 1 <= self.top_k <= experts:
+                raise SigmelError(f"top_k: {self.top_k} of {experts} experts; it must be from 1 to experts")
+            kind, _, k = self.routing.partition(":")
+            shared = {"switch": 1, "omni": len(layers)}.get(kind) or int(k)
+            if len(layers) % shared:
+                raise SigmelError(f"routing: '{self.routing}' does not divide the {len(layers)} layers with experts")
+            for position, layer in enumerate(layers):
+                if position % shared == 0:
+                    routers.append(Router(d_model, experts, self.top_k, self.jitter, self.normalize_gates))
+                of_layer[layer] = len(routers) - 1
+        return Routers(routers, of_layer)
+
+    def loss(self, decision: RoutingDecision, valid: Tensor) -> Tensor:
+        """The weighted losses of one layer's decision about valid frames (B, T), which a training loss adds."""
+        loss = torch.zeros((), device=valid.device)
+        if self.load_balance_weight:
+            loss = loss + self.load_balance_weight * load_balance_loss(decision, valid)
+        if self.z_loss_weight:
+            loss = loss + self.z_loss_weight * router_z_loss(decision, valid)
+        return loss
 
 
 def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
@@ -183,15 +236,3 @@ def _mean(decision: RoutingDecision, values: Tensor, valid: Tensor) -> Tensor:
     if decision.total is not None:
         sums = decision.total(sums)
     return (sums[:-1] / sums[-1].clamp(min=1)).view(values.shape[2:])
-
-
-def auxiliary_loss(
-    decision: RoutingDecision, valid: Tensor, load_balance_weight: float, z_loss_weight: float
-) -> Tensor:
-    """What one layer adds to the training loss: a weighted sum of the two above; weight 0 leaves one out."""
-    loss = torch.zeros((), device=valid.device)
-    if load_balance_weight:
-        loss = loss + load_balance_weight * load_balance_loss(decision, valid)
-    if z_loss_weight:
-        loss = loss + z_loss_weight * router_z_loss(decision, valid)
-    return loss

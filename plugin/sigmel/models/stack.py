@@ -1,8 +1,9 @@
-"""Blocks with attention and feed-forwards that may be routed experts: what encoder and language model are made of."""
+"""Stacks of blocks whose feed-forwards may be routed experts: the core of the encoder and of the language model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,16 +12,206 @@ from torch import Tensor, nn
 from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.layers.attention import MultiHeadAttention
-from sigmel.layers.blocks import TransformerBlock
+from sigmel.layers.blocks import BlockState, TransformerBlock
+from sigmel.layers.dropout import Dropout
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
-from sigmel.layers.masks import Visible
+from sigmel.layers.masks import Visible, attention_mask, valid_frames
 from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
 from sigmel.layers.routed_feed_forward import RoutedFeedForward
-from sigmel.layers.routing import Router, RoutingDecision, auxiliary_loss, build_routers, parse_expert_layers
+from sigmel.layers.routing import Router, Routers, Routing, RoutingDecision
+from sigmel.options import check_choice, check_positive
 
 POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}
 
 MakeBlock = Callable[[MultiHeadAttention, "FeedForward | ExpertFeedForward"], TransformerBlock]
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """Options of a stack of blocks besides those of `sigmel.layers.routing.Routing`.
+
+    Args:
+        d_model: model size D. Default: 256.
+        num_layers: blocks. Default: 12.
+        num_heads: attention heads; they divide d_model. Default: 4.
+        ff_size: hidden size of a feed-forward, of one expert where there are experts. Default: 4 * d_model.
+        positions: "rope", "alibi", "relative" (as in the Conformer's paper), "sinusoidal" (added to the input) or
+            "none". Default: "rope".
+        attention: a registered attention: "softmax", or "sigmoid", which needs a left_context where there are chunks.
+            Default: "softmax".
+        attention_options: further arguments of that attention, such as {"qk_norm": true}. Default: None.
+        activation: "silu", "relu", "gelu" or gated "swiglu", "reglu", "geglu", of the feed-forwards. Default: "silu".
+        dropout: probability. Default: 0.1.
+
+    Raises:
+        SigmelError: options that are unknown or contradict each other, by name.
+    """
+
+    d_model: int = 256
+    num_layers: int = 12
+    num_heads: int = 4
+    ff_size: int | None = None
+    positions: str = "rope"
+    attention: str = "softmax"
+    attention_options: Mapping[str, Any] | None = None
+    activation: str = "silu"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choice("positions", self.positions, POSITIONS)
+        check_positive(d_model=self.d_model, num_layers=self.num_layers, num_heads=self.num_heads)
+        check_positive(ff_size=self.hidden_size)
+        head = self.d_model // self.num_heads
+        if self.d_model % self.num_heads:
+            raise SigmelError(f"num_heads: {self.num_heads} does not divide d_model: {self.d_model}")
+        if self.positions == "rope" and head % 2:
+            raise SigmelError(
+                f"num_heads: {self.num_heads} heads of d_model {self.d_model} have an odd size; rope needs even"
+            )
+        if self.positions in ("relative", "sinusoidal") and self.d_model % 2:
+            raise SigmelError(f"d_model: {self.d_model} must be even for positions: {self.positions}")
+
+    @property
+    def hidden_size(self) -> int:
+        """The hidden size of a feed-forward."""
+        return 4 * self.d_model if self.ff_size is None else self.ff_size
+
+    def make_attention(self, keys: int | None) -> MultiHeadAttention:
+        """The attention of one block; for `keys` see `sigmel.layers.attention.MultiHeadAttention`."""
+        attention = registry.get("attention", self.attention)
+        positions = POSITIONS[self.positions](self.d_model, self.num_heads)
+        try:
+            return attention(self.d_model, self.num_heads, positions, keys, **(self.attention_options or {}))
+        except TypeError as error:  # an unknown option
+            raise SigmelError(f"attention_options: {error}") from error
+
+    def make_feed_forward(self) -> FeedForward:
+        """A dense feed-forward."""
+        return FeedForward(self.d_model, self.hidden_size, self.activation, self.dropout)
+
+
+class EncoderOutput(NamedTuple):
+    """Whole sequences after an encoder, or another stack of blocks.
+
+    Attributes:
+        hidden: (B, T', D), zero at and beyond `lengths`.
+        lengths: (B,) int64, in encoder frames.
+        aux_loss: scalar to add to the training loss, already weighted; 0 for a dense encoder.
+        routing: a decision for each layer with experts, first layer first.
+        attention_norms: (L,) in training, for each layer the mean over frames of the 2-norm of what its attention
+            gives; sigmoid attention fails by large norms early in training (arXiv 2409.04431). Else None.
+    """
+
+    hidden: Tensor
+    lengths: Tensor
+    aux_loss: Tensor
+    routing: tuple[RoutingDecision, ...]
+    attention_norms: Tensor | None = None
+
+
+class RoutedStack(nn.Module):
+    """A model that owns blocks and their routers, each router once.
+
+    A subclass makes the blocks by `build_blocks` and then a `final_norm`, so that parameters keep their order.
+
+    Args:
+        options: of the blocks.
+        routing: of their experts.
+    """
+
+    blocks: nn.ModuleList
+    routers: Routers
+    final_norm: nn.Module
+
+    def __init__(self, options: StackOptions, routing: Routing):
+        super().__init__()
+        self.options, self.routing, self.d_model = options, routing, options.d_model
+        self.dropout = Dropout(options.dropout)
+
+    def build_blocks(self, make_block: MakeBlock, keys: int | None) -> None:
+        """Make `routers` and `blocks`.
+
+        Args:
+            make_block: makes a block of its attention and its feed-forward.
+            keys: see `sigmel.layers.attention.MultiHeadAttention`.
+        """
+        options, sharing = self.options, self.routing.gradient_sharing
+        self.routers = self.routing.build_routers(options.num_layers, options.d_model)
+        self.blocks = nn.ModuleList()
+        for layer in range(options.num_layers):
+            feed_forward: FeedForward | ExpertFeedForward
+            if (router := self.routers.of(layer)) is None:
+                feed_forward = options.make_feed_forward()
+            else:
+                sizes = options.d_model, options.hidden_size, router.num_experts
+                feed_forward = ExpertFeedForward(*sizes, options.activation, sharing)
+            self.blocks.append(make_block(options.make_attention(keys), feed_forward))
+
+    def parameter_counts(self) -> ParameterCounts:
+        """See the function `parameter_counts`."""
+        return parameter_counts(self)
+
+    def layers(self) -> list[tuple[TransformerBlock, Router | None]]:
+        """Each block with the router it is given."""
+        return [(cast(TransformerBlock, block), self.routers.of(layer)) for layer, block in enumerate(self.blocks)]
+
+    def run_blocks(self, x: Tensor, visible: Visible) -> EncoderOutput:
+        """Apply positions, blocks and final norm to whole sequences x (B, T, D)."""
+        valid = valid_frames(visible.lengths, x.shape[1])  # (B, T)
+        x, table = self._position(x, torch.arange(x.shape[1], device=x.device), past=0)
+        x = self.dropout(x)
+        aux_loss = torch.zeros((), device=x.device)
+        decisions, norms = [], []
+        for block, router in self.layers():
+            x, decision, norm = block(x, visible, valid, table, router)
+            if decision is not None:
+                decisions.append(decision)
+                aux_loss = aux_loss + self.routing.loss(decision, valid)
+            if norm is not None:
+                norms.append((norm * valid).sum() / valid.sum().clamp(min=1))
+        hidden = self.final_norm(x) * valid[..., None]
+        return EncoderOutput(
+            hidden, visible.lengths, aux_loss, tuple(decisions), torch.stack(norms) if norms else None
+        )
+
+    def step_blocks(
+        self,
+        x: Tensor,
+        frames: Tensor,
+        exists: Tensor,
+        states: list[BlockState],
+        causal: bool,
+        left_context: int | None = None,
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Apply positions, blocks and final norm to the next frames x (B, T, D) of streams.
+
+        Args:
+            x: frames that come after P frames in the states.
+            frames: (B, T) their numbers in their streams.
+            exists: (B, P + T) bool, which frames exist, of the past and of x.
+            states: one a block.
+            causal: a frame of x sees only the frames of x before it, and itself; else it sees all of x.
+            left_context: frames kept for the next step; None keeps all. Default: None.
+
+        Returns:
+            (B, T, D), zero where a frame does not exist, and the states after it.
+        """
+        past, valid = exists.shape[1] - x.shape[1], exists[:, exists.shape[1] - x.shape[1] :]
+        context = torch.ones(x.shape[1], exists.shape[1], dtype=torch.bool, device=x.device)
+        mask = attention_mask(exists, context.tril(past) if causal else context)
+        x, table = self._position(x, frames, past)
+        after = []
+        for (block, router), state in zip(self.layers(), states, strict=True):
+            x, state = block.step(x, state, mask, valid, left_context, table, router)
+            after.append(state)
+        return self.final_norm(x) * valid[..., None], after
+
+    def _position(self, x: Tensor, frames: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
+        """x with sinusoids added, if these are its positions, and the table of the attentions' positions."""
+        options = self.options
+        if options.positions == "sinusoidal":
+            x = x + sinusoids(frames, options.d_model).to(x.dtype)
+        return x, POSITIONS[options.positions].table(frames, past, options.d_model, options.num_heads)
 
 
 class ParameterCounts(NamedTuple):
@@ -30,141 +221,15 @@ class ParameterCounts(NamedTuple):
     active: int
 
 
-class StackOutput(NamedTuple):
-    """What the blocks give for whole sequences.
-
-    Attributes:
-        hidden: (B, T, D).
-        aux_loss: scalar to add to the training loss, already weighted; 0 where there are no experts.
-        routing: a decision for each layer with experts, first layer first.
-        attention_norms: (L,) in training, for each layer the mean over frames of the 2-norm of what its attention
-            gives; large ones early in training are what sigmoid attention fails by (arXiv 2409.04431). Else None.
-    """
-
-    hidden: Tensor
-    aux_loss: Tensor
-    routing: tuple[RoutingDecision, ...]
-    attention_norms: Tensor | None
-
-
-class RoutedStack(nn.Module):
-    """A model that owns blocks and their routers, each router once; a subclass makes them by `build_blocks`."""
-
-    blocks: nn.ModuleList
-    routers: nn.ModuleList
-    router_of_layer: dict[int, int]
-
-    def build_blocks(
-        self,
-        make_block: MakeBlock,
-        *,
-        d_model: int,
-        num_layers: int,
-        num_heads: int,
-        ff_size: int,
-        positions: str,
-        attention: str,
-        attention_options: Mapping[str, Any] | None,
-        keys: int | None,
-        activation: str,
-        dropout: float,
-        routing: str,
-        experts: int,
-        top_k: int,
-        expert_layers: str,
-        jitter: float,
-        load_balance_weight: float,
-        z_loss_weight: float,
-        normalize_gates: bool,
-        gradient_sharing: float,
-    ) -> None:
-        """Make `blocks` and `routers`; for the options see `sigmel.models.encoder.OmniRouterEncoder`.
-
-        Args:
-            make_block: makes a block of its attention and its feed-forward.
-            keys: see `sigmel.layers.attention.MultiHeadAttention`.
-        """
-        self.d_model, self.num_heads, self.positions = d_model, num_heads, positions
-        self.load_balance_weight, self.z_loss_weight = load_balance_weight, z_loss_weight
-        groups = parse_expert_layers(expert_layers, num_layers, experts)
-        self.routers, self.router_of_layer = build_routers(routing, groups, d_model, top_k, jitter, normalize_gates)
-        attention_class = registry.get("attention", attention)
-        self.blocks = nn.ModuleList()
-        for layer in range(num_layers):
-            feed_forward: FeedForward | ExpertFeedForward
-            if layer in self.router_of_layer:
-                router = cast(Router, self.routers[self.router_of_layer[layer]])
-                feed_forward = ExpertFeedForward(d_model, ff_size, router.num_experts, activation, gradient_sharing)
-            else:
-                feed_forward = FeedForward(d_model, ff_size, activation, dropout)
-            where = POSITIONS[positions](d_model, num_heads)
-            try:
-                attend = attention_class(d_model, num_heads, where, keys, **(attention_options or {}))
-            except TypeError as error:  # an unknown option
-                raise SigmelError(f"attention_options: {error}") from error
-            self.blocks.append(make_block(attend, feed_forward))
-
-    def parameter_counts(self) -> ParameterCounts:
-        """All parameters, and those that one frame uses: of E experts, top_k."""
-        total = sum(p.numel() for p in self.parameters())
-        idle = 0
-        for block, router in self.layers():
-            if router is not None:
-                idle += cast(ExpertFeedForward, block.feed_forward).idle_parameters(router.top_k)
-        return ParameterCounts(total, total - idle)
-
-    def layers(self) -> list[tuple[TransformerBlock, Router | None]]:
-        """Each block with the router it is given."""
-        routers = [self.router_of_layer.get(layer) for layer in range(len(self.blocks))]
-        return [
-            (cast(TransformerBlock, block), None if router is None else cast(Router, self.routers[router]))
-            for block, router in zip(self.blocks, routers, strict=True)
-        ]
-
-    def run_blocks(self, x: Tensor, visible: Visible, valid: Tensor, table: Tensor | None) -> StackOutput:
-        """Apply the blocks to x (B, T, D), of which frames (B, T) are valid; `table` is of the positions."""
-        aux_loss = torch.zeros((), device=x.device)
-        routing, norms = [], []
-        for block, router in self.layers():
-            x, decision, norm = block(x, visible, valid, table, router)
-            if decision is not None:
-                routing.append(decision)
-                aux_loss = aux_loss + auxiliary_loss(decision, valid, self.load_balance_weight, self.z_loss_weight)
-            if norm is not None:
-                norms.append((norm * valid).sum() / valid.sum().clamp(min=1))
-        return StackOutput(x, aux_loss, tuple(routing), torch.stack(norms) if norms else None)
-
-    def position(self, x: Tensor, frames: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
-        """x with its positions added, if they are, and the table of the attentions' positions; see there."""
-        if self.positions == "sinusoidal":
-            x = x + sinusoids(frames, self.d_model).to(x.dtype)
-        return x, POSITIONS[self.positions].table(frames, past, self.d_model, self.num_heads)
-
-
 def parameter_counts(model: nn.Module) -> ParameterCounts:
-    """All parameters of a model that may hold our stacks, and those that one frame uses."""
+    """All parameters of a model that may hold stacks of ours, and those that one frame uses: of E experts, top_k."""
     total = sum(p.numel() for p in model.parameters())
     idle = 0
     for module in model.modules():
         if isinstance(module, RoutedStack):
-            counts = module.parameter_counts()
-            idle += counts.total - counts.active
+            for block, router in module.layers():
+                if router is not None:
+                    idle += cast(ExpertFeedForward, block.feed_forward).idle_parameters(router.top_k)
         elif isinstance(module, RoutedFeedForward):
             idle += module.experts.idle_parameters(module.router.top_k)
     return ParameterCounts(total, total - idle)
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a SigmelError that names an option whose value is none of its choices."""
-    if value not in choices:
-        raise SigmelError(f"{option}: '{value}' is none of {', '.join(choices)}")
-
-
-def check_heads(d_model: int, num_heads: int, positions: str) -> None:
-    """Raise a SigmelError where sizes do not go together."""
-    if d_model % num_heads:
-        raise SigmelError(f"num_heads: {num_heads} does not divide d_model: {d_model}")
-    if positions == "rope" and d_model // num_heads % 2:
-        raise SigmelError(f"num_heads: {num_heads} heads of d_model {d_model} have an odd size; rope needs even")
-    if positions in ("relative", "sinusoidal") and d_model % 2:
-        raise SigmelError(f"d_model: {d_model} must be even for positions: {positions}")

@@ -1,4 +1,6 @@
-"""A dense encoder's parameters become those of the same encoder with routed experts (arXiv 2212.05055).
+"""A dense encoder's or language model's parameters become those of the same model with routed experts.
+
+It is done as in "Sparse Upcycling" (arXiv 2212.05055).
 
 Every expert is a copy of the layer's dense feed-forward, only the routers are new. With `normalize_gates` the gates of
 a frame sum to 1, so that the outputs are those of the dense encoder at first. The experts come to differ because each
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from sigmel.errors import SigmelError
 from sigmel.layers.routed_feed_forward import expert_copies
-from sigmel.layers.routing import build_routers, parse_expert_layers
+from sigmel.layers.routing import Routing
 
 # What an encoder with experts that begin as copies is built with, besides its routing.
 UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.8}
@@ -82,14 +84,14 @@ def upcycle(
     weight = state[prefixes[0] + first]
     if weight.dim() != 2:
         raise SigmelError(f"{prefixes[0]}{first} is {tuple(weight.shape)}; only linear layers can become experts")
-    groups = parse_expert_layers(expert_layers, len(prefixes), experts)
+    if routing == "dense":
+        raise SigmelError("routing: 'dense' has no experts; take switch, omni or path:<k>")
+    options = Routing(routing, experts, top_k, expert_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        routers, router_of_layer = build_routers(routing, groups, weight.shape[1], top_k)
-    if not router_of_layer:
-        raise SigmelError("routing: 'dense' has no experts; take switch, omni or path:<k>")
-    number = {layer: group.experts for group in groups for layer in group.layers}
-    for layer in router_of_layer:
-        copies = expert_copies(state, prefixes[layer], stack.linears, number[layer])
-        state |= {f"{prefixes[layer]}{stack.experts}{name}": value for name, value in copies.items()}
+        routers = options.build_routers(len(prefixes), weight.shape[1])
+    for layer, prefix in enumerate(prefixes):
+        if (router := routers.of(layer)) is not None:
+            copies = expert_copies(state, prefix, stack.linears, router.num_experts)
+            state |= {f"{prefix}{stack.experts}{name}": value for name, value in copies.items()}
     return state | {f"{stack.routers}{name}": value.to(weight.dtype) for name, value in routers.state_dict().items()}

@@ -15,7 +15,7 @@ from sigmel.cli import main
 from sigmel.hosts.espnet import OmniRouterConformerEncoder
 from sigmel.layers.experts import ExpertFeedForward
 from sigmel.layers.masks import valid_frames
-from sigmel.layers.routing import auxiliary_loss
+from sigmel.layers.routing import Routing, load_balance_loss
 from sigmel.models.stack import parameter_counts
 from sigmel.models.upcycling import UPCYCLED
 
@@ -204,13 +204,13 @@ def test_padding_does_not_count_in_the_loss():
     _, lengths, _ = encoder(torch.randn(2, 80, 16), torch.tensor([80, 43]))
     decisions = encoder.output.routing
     valid = valid_frames(lengths, decisions[0].logits.shape[1])
-    expected = sum(auxiliary_loss(decision, valid, 0.01, 0.0) for decision in decisions)
+    expected = sum(0.01 * load_balance_loss(decision, valid) for decision in decisions)
     torch.testing.assert_close(encoder.output.aux_loss, expected)
 
 
 def test_the_load_balancing_loss_is_added_and_reported(saved):
     model = restored(upcycled(saved("conformer", STOCK), "--experts", "3")).train()
-    model.encoder.load_balance_weight = 0.5
+    model.encoder.routing = Routing(load_balance_weight=0.5)
     batch = {"speech": SPEECH, "speech_lengths": LENGTHS}
     batch |= {"text": torch.tensor([[2], [3], [2]]), "text_lengths": torch.tensor([1, 1, 1])}
     loss, stats, _ = model(**batch)

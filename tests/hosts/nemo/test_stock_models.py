@@ -8,6 +8,8 @@ import pytest
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRNNTCTCBPEModel
 
+from sigmel.layers.routing import Routing
+
 pytestmark = pytest.mark.xdist_group("nemo")
 
 
@@ -94,9 +96,9 @@ def test_router_loss_is_in_the_model_loss_once(kind, share, model_config, traine
     model.train()
     model.log_dict = lambda values, *args, **kwargs: logged.update(values)
 
-    model.encoder.core.load_balance_weight = 0.0
+    model.encoder.core.routing = Routing(load_balance_weight=0.0)
     without, no_gradient = _loss_and_router_gradient(model, batch)
-    model.encoder.core.load_balance_weight = 0.5
+    model.encoder.core.routing = Routing(load_balance_weight=0.5)
     first, gradient = _loss_and_router_gradient(model, batch)
     second, _ = _loss_and_router_gradient(model, batch)
 

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder, PositionwiseFeedForward
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigmel.checkpoints.espnet import ACTIVATIONS, ROUTED, RoutedEncoder
 from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
-from sigmel.layers.routed_feed_forward import RoutedFeedForward, take_routing
-from sigmel.layers.routing import Router, build_routers, parse_expert_layers
+from sigmel.layers.routed_feed_forward import route_layers, take_routing
+from sigmel.layers.routing import Routing
 from sigmel.models.encoder import EncoderOutput
+from sigmel.options import check_choice, flat_options, split_options
 
 
 class RoutedEncoderMixin(AbsEncoder):
-    """Before an encoder of ESPnet whose layers have a `feed_forward`, it gives them routed experts.
+    """Mix-in before an encoder of ESPnet whose layers have a `feed_forward`, which gives them routed experts.
 
     The encoder keeps all it can do and its arguments, to which the arguments below are added. The dropout inside the
-    replaced feed-forward is not kept. The checkpoint of a dense encoder loads into it by ``--init_param``, see
+    replaced feed-forward is not kept. The checkpoint of a dense encoder loads into it by `--init_param`, see
     `RoutedFeedForward`; the routers are new then.
 
     Args:
         input_size: features a frame.
-        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight, normalize_gates,
-            gradient_sharing: see `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same.
-        **host: the other arguments of ESPnet's encoder.
+        **options: the other arguments of ESPnet's encoder, and those of `sigmel.layers.routing.Routing`.
 
     Attributes:
-        options: what ESPnet calls it and what stands between the linear layers of its feed-forwards.
+        options: the name of the encoder in ESPnet, and of its option for the activation of feed-forwards.
         output: see `sigmel.hosts.espnet.encoder.RegisteredEncoder`.
 
     Raises:
@@ -42,72 +40,54 @@ class RoutedEncoderMixin(AbsEncoder):
     options: ClassVar[RoutedEncoder]
     output: EncoderOutput | None = None
 
-    def __init__(
-        self,
-        input_size: int,
-        routing: str = "omni",
-        experts: int = 4,
-        top_k: int = 1,
-        expert_layers: str = "all",
-        jitter: float = 0.01,
-        load_balance_weight: float = 0.01,
-        z_loss_weight: float = 0.0,
-        normalize_gates: bool = False,
-        gradient_sharing: float = 0.0,
-        **host: Any,
-    ):
+    def __init__(self, input_size: int, **options: Any):
+        routing, host = split_options(options, Routing)
         activation = host.get(self.options.activation, "swish")
-        if activation not in ACTIVATIONS:
-            raise SigmelError(f"{self.options.activation}: '{activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_choice(self.options.activation, activation, ACTIVATIONS)
         super().__init__(input_size, **host)
-        self.load_balance_weight = load_balance_weight
-        self.z_loss_weight = z_loss_weight
-        groups = parse_expert_layers(expert_layers, len(self.encoders), experts)
-        self.routers, router_of_layer = build_routers(
-            routing, groups, self.output_size(), top_k, jitter, normalize_gates
-        )
-        for index, router in router_of_layer.items():
-            layer = self.encoders[index]
-            dense = layer.feed_forward
-            if not isinstance(dense, PositionwiseFeedForward):
+        self.routing = routing
+        for layer in self.encoders if routing.routing != "dense" else ():
+            if not isinstance(layer.feed_forward, PositionwiseFeedForward):
                 raise SigmelError(
-                    f"a layer's feed_forward is {type(dense).__name__}, which cannot be routed; set "
+                    f"a layer's feed_forward is {type(layer.feed_forward).__name__}, which cannot be routed; set "
                     "positionwise_layer_type: linear and, in an E-Branchformer, use_ffn: true"
                 )
-            # ESPnet's convolution sees the frames of padding that follow an utterance.
-            layer.feed_forward = RoutedFeedForward(
-                dense,
-                ("w_1", "w_2"),
-                ACTIVATIONS[activation],
-                cast(Router, self.routers[router]),
-                pads=True,
-                gradient_sharing=gradient_sharing,
-            )
-            layer.register_forward_pre_hook(_show_padding)
+        self.routers = route_layers(
+            self.encoders,
+            "feed_forward",
+            routing,
+            self.output_size(),
+            _pad_mask,
+            linears=("w_1", "w_2"),
+            activation=ACTIVATIONS[activation],
+            pads=True,  # ESPnet's convolution sees the frames of padding that follow an utterance
+        )
         check_when_loaded(self, lambda name: "routers." in name or "experts." in name)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Any]:
         """See ESPnet's encoder."""
         hidden, lengths, states = super().forward(*args, **kwargs)
-        feed_forwards = [layer.feed_forward for layer in self.encoders]
-        routing, aux_loss = take_routing(feed_forwards, self.training, self.load_balance_weight, self.z_loss_weight)
+        feed_forwards = (layer.feed_forward for layer in self.encoders)
+        decisions, aux_loss = take_routing(feed_forwards, self.routing, self.training)
         frames = hidden[0] if isinstance(hidden, tuple) else hidden  # with those of earlier layers beside them
-        self.output = EncoderOutput(frames.detach(), lengths, aux_loss, tuple(routing))
+        self.output = EncoderOutput(frames.detach(), lengths, aux_loss, decisions)
         return hidden, lengths, states
 
 
-def _show_padding(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of a layer: its feed-forward is not told about padding, and needs to know."""
+def _pad_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """See `sigmel.layers.routed_feed_forward.route_layers`."""
     _, mask = args  # (B, 1, T), true where a frame exists
-    cast(RoutedFeedForward, layer.feed_forward).pad_mask = ~mask[:, 0]
+    return ~mask[:, 0]
 
 
+@flat_options(ConformerEncoder, Routing)
 class OmniRouterConformerEncoder(RoutedEncoderMixin, ConformerEncoder):
     """ESPnet's ConformerEncoder with routed experts, see `RoutedEncoderMixin`."""
 
     options = ROUTED["conformer"]
 
 
+@flat_options(EBranchformerEncoder, Routing)
 class OmniRouterEBranchformerEncoder(RoutedEncoderMixin, EBranchformerEncoder):
     """ESPnet's EBranchformerEncoder with routed experts, see `RoutedEncoderMixin`; it needs use_ffn: true."""
 
@@ -115,16 +95,3 @@ class OmniRouterEBranchformerEncoder(RoutedEncoderMixin, EBranchformerEncoder):
 
 
 ROUTED_ENCODERS = {ConformerEncoder: OmniRouterConformerEncoder, EBranchformerEncoder: OmniRouterEBranchformerEncoder}
-
-
-def _signature(host: type[nn.Module]) -> inspect.Signature:
-    """ESPnet's arguments and ours, which --print_config reads."""
-    theirs = inspect.signature(host).parameters
-    ours = inspect.signature(RoutedEncoderMixin).parameters.values()
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [p.replace(kind=keyword) for p in ours if p.name not in theirs and p.kind is not p.VAR_KEYWORD]
-    return inspect.Signature([*theirs.values(), *added])
-
-
-for _host, _routed in ROUTED_ENCODERS.items():
-    _routed.__signature__ = _signature(_host)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from sigmel.features.vocoder import make_vocoder
 from sigmel.features.voice_print import voice_print
 from sigmel.layers.masks import valid_frames
 from sigmel.models.lm import TEXT_EOS, TEXT_SPECIAL, DMelLM, LMState
+from sigmel.options import flat_options
 
 try:
     from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
@@ -43,6 +43,7 @@ class DMelTokens(AbsEncoder):
         return xs_pad, ilens, None
 
 
+@flat_options(DMelLM, without=["vocab_size", "channels"])
 class RichASR(AbsDecoder, BatchScorerInterface):
     """``decoder: dmel_lm``: a language model that reads dMel frames and goes on in text.
 
@@ -128,6 +129,7 @@ class RichASR(AbsDecoder, BatchScorerInterface):
         return torch.cat([logits[..., TEXT_SPECIAL:], logits[..., TEXT_EOS, None]], dim=-1)
 
 
+@flat_options(DMelLM, without=["vocab_size", "channels", "bins"])
 class RichTTS(AbsTTS):
     """``tts: dmel_lm``: a language model that reads text and goes on in dMel frames, which are made sound.
 
@@ -209,15 +211,3 @@ class RichTTS(AbsTTS):
         log_mel = self.dmel.decode(ids, frames)
         waveform, _ = self.vocoder(log_mel, frames)
         return {"feat_gen": log_mel[0], "wav": waveform[0]}
-
-
-def _show_options(cls: type[Any]) -> None:
-    """Have `--print_config` show the options of `DMelLM` that `**conf` takes: it reads signatures."""
-    own = inspect.signature(cls).parameters.values()
-    options = list(inspect.signature(DMelLM).parameters.values())[3:]  # without the sizes that ESPnet tells
-    named = [one for one in own if one.kind is not one.VAR_KEYWORD]
-    cls.__signature__ = inspect.Signature([*named, *options])
-
-
-_show_options(RichASR)
-_show_options(RichTTS)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.files.audio import parse_sample_rate
+from sigmel.options import flat_options
 
 
 class RegisteredFrontend(AbsFrontend):
@@ -43,13 +44,11 @@ def espnet_frontend(name: str) -> type[RegisteredFrontend]:
         RegistryError: no front end has that name, or it cannot be loaded.
     """
     core = registry.get("frontend", name)
-    fs = inspect.signature(RegisteredFrontend).parameters["fs"]
-    others = [p for p in inspect.signature(core).parameters.values() if p.name != "sample_rate"]
 
+    @flat_options(core, without=["sample_rate"])
     class Frontend(RegisteredFrontend):
         __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet front end.\n\n{inspect.getdoc(core)}"
         registered = name
 
     Frontend.__name__ = Frontend.__qualname__ = core.__name__
-    Frontend.__signature__ = inspect.Signature([fs, *others])
     return Frontend

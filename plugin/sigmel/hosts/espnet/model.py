@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from statistics import fmean
 from typing import Any
@@ -16,9 +15,11 @@ from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.dmel_lm import DMelTokens
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.models.encoder import EncoderOutput
+from sigmel.options import flat_options
 from sigmel.routing_study.statistics import RoutingStatistics
 
 
+@flat_options(ESPnetASRModel)
 class SigmelASRModel(ESPnetASRModel):
     """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss, and
     its decoder's where that has one (`RichASR`).
@@ -85,9 +86,6 @@ class SigmelASRModel(ESPnetASRModel):
                 stats |= routing_figures(output)
         # On several devices ESPnet gathers what is returned here, and can do so with tensors of one dimension only.
         return force_gatherable((loss, stats, weight), loss.device)
-
-
-SigmelASRModel.__signature__ = inspect.signature(ESPnetASRModel)  # which --print_config reads
 
 
 def routing_figures(output: EncoderOutput) -> dict[str, float]:

@@ -2,74 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
-from nemo.collections.asr.parts.submodules.conformer_modules import ConformerLayer
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo.attention import use_sigmoid_attention
-from sigmel.hosts.nemo.watched import WatchedEncoderMixin
-from sigmel.layers.routed_feed_forward import RoutedFeedForward, take_routing
-from sigmel.layers.routing import Router, build_routers, parse_expert_layers
+from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
+from sigmel.layers.routed_feed_forward import route_layers, take_routing
+from sigmel.layers.routing import Routing
 from sigmel.models.upcycling import UPCYCLED
+from sigmel.options import check_choice, flat_options, split_options
 
 
-class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
+@flat_options(ConformerEncoder, Routing)
+class OmniRouterConformerEncoder(ConformerEncoder, EncoderMixin):
     """NeMo's ConformerEncoder whose layers have routed experts as their second feed-forward.
 
     It keeps all that NeMo's encoder can do (cache-aware streaming, local attention, export), its checkpoints and its
     arguments, to which the arguments below are added. The dropout inside the replaced feed-forward is not kept. The
-    checkpoint of a dense one loads into it, see `RoutedFeedForward`; so NeMo's `init_from_nemo_model` starts from one.
+    checkpoint of a dense encoder loads into this one, see `RoutedFeedForward`; so NeMo's `init_from_nemo_model` starts
+    from a dense model, and with normalize_gates the outputs are the same at first.
 
     Args:
-        *args, **conformer: see `nemo.collections.asr.modules.ConformerEncoder`.
-        routing, experts, top_k, expert_layers, jitter, load_balance_weight, z_loss_weight, normalize_gates,
-            gradient_sharing: see `sigmel.models.encoder.OmniRouterEncoder`; the defaults are the same. A model that
-            starts from a dense one is equal to it at first with normalize_gates only.
+        *args: see `nemo.collections.asr.modules.ConformerEncoder`.
         attention: "softmax", NeMo's, or "sigmoid", see `sigmel.hosts.nemo.attention`. Default: "softmax".
+        **options: of NeMo's encoder, and of `sigmel.layers.routing.Routing`.
 
     Raises:
         SigmelError: options that are unknown or contradict each other, by name.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        routing: str = "omni",
-        experts: int = 4,
-        top_k: int = 1,
-        expert_layers: str = "all",
-        jitter: float = 0.01,
-        load_balance_weight: float = 0.01,
-        z_loss_weight: float = 0.0,
-        normalize_gates: bool = False,
-        gradient_sharing: float = 0.0,
-        attention: str = "softmax",
-        **conformer: Any,
-    ):
-        if attention not in ("softmax", "sigmoid"):
-            raise SigmelError(f"attention: '{attention}' is none of softmax, sigmoid")
+    def __init__(self, *args: Any, attention: str = "softmax", **options: Any):
+        check_choice("attention", attention, ("softmax", "sigmoid"))
+        routing, conformer = split_options(options, Routing)
         super().__init__(*args, **conformer)
-        self.attention = attention
-        self.load_balance_weight = load_balance_weight
-        self.z_loss_weight = z_loss_weight
-        groups = parse_expert_layers(expert_layers, self.n_layers, experts)
-        self.routers, router_of_layer = build_routers(routing, groups, self.d_model, top_k, jitter, normalize_gates)
-        for index, router in router_of_layer.items():
-            layer = self.layers[index]
-            layer.feed_forward2 = RoutedFeedForward(
-                layer.feed_forward2,
-                ("linear1", "linear2"),
-                "silu",
-                cast(Router, self.routers[router]),
-                gradient_sharing=gradient_sharing,
-            )
-            layer.register_forward_pre_hook(_show_padding, with_kwargs=True)
+        self.attention, self.routing = attention, routing
+        linears = {"linears": ("linear1", "linear2"), "activation": "silu"}
+        self.routers = route_layers(self.layers, "feed_forward2", routing, self.d_model, _pad_mask, **linears)
         if attention == "sigmoid":
             for layer in self.layers:
                 use_sigmoid_attention(layer)
@@ -80,12 +54,12 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
             layer.self_attn.register_forward_hook(_measure, with_kwargs=True)
 
     def forward_internal(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """See ConformerEncoder.forward_internal, which all its ways of being called lead to."""
+        """See ConformerEncoder.forward_internal, which every call of the encoder comes to."""
         outputs = super().forward_internal(*args, **kwargs)
-        feed_forwards = [layer.feed_forward2 for layer in self.layers]
-        routing, aux_loss = take_routing(feed_forwards, self.training, self.load_balance_weight, self.z_loss_weight)
-        if routing:
-            self.report_routing(routing, outputs[1], aux_loss)
+        feed_forwards = (layer.feed_forward2 for layer in self.layers)
+        decisions, aux_loss = take_routing(feed_forwards, self.routing, self.training)
+        if decisions:
+            self.report_routing(decisions, outputs[1], aux_loss)
         # A layer that is frozen, in eval mode, measures nothing.
         measured = self.training and all(layer.self_attn.training for layer in self.layers)
         self.attention_norms = torch.stack([layer.self_attn.norm for layer in self.layers]) if measured else None
@@ -103,9 +77,9 @@ class OmniRouterConformerEncoder(ConformerEncoder, WatchedEncoderMixin):
         self._measure_attention()
 
 
-def _show_padding(layer: ConformerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of a layer: its feed-forward is not told about padding, and needs to know."""
-    layer.feed_forward2.pad_mask = kwargs["pad_mask"]
+def _pad_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """See `sigmel.layers.routed_feed_forward.route_layers`."""
+    return kwargs["pad_mask"]
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -25,12 +24,13 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.cache import Caches, pack, unpack
-from sigmel.hosts.nemo.watched import WatchedEncoderMixin
+from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
+from sigmel.hosts.nemo.streaming_caches import Caches, pack, unpack
 from sigmel.models import encoder as core
+from sigmel.options import flat_options
 
 
-class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, WatchedEncoderMixin):
+class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin):
     """Any encoder of sigmel's registry, yours included, where NeMo expects an encoder.
 
     In training an encoder's `aux_loss` (load balancing), already weighted, goes to the model as NeMo's "adapter_loss",
@@ -206,10 +206,11 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, WatchedEncod
         return set() if self.export_cache_support else {name for name in self.output_types if name.startswith("cache")}
 
 
+@flat_options(core.OmniRouterEncoder, without=["input_size"])
 class OmniRouterEncoder(RegisteredEncoder):
     """`sigmel.models.encoder.OmniRouterEncoder` where NeMo expects an encoder.
 
-    Its arguments are those of the model, under their own names, but for `feat_in`, NeMo's name for `input_size`.
+    The arguments are those of the model, except that NeMo says `feat_in` for `input_size`.
 
     Args:
         feat_in: features a frame. Default: 80.
@@ -218,15 +219,3 @@ class OmniRouterEncoder(RegisteredEncoder):
 
     def __init__(self, feat_in: int = 80, **conf: Any):
         super().__init__("omni_router", feat_in, conf)
-
-
-def _signature() -> inspect.Signature:
-    """Names and defaults of the model's arguments, for help() and for tools that read signatures."""
-    feat_in, *_ = inspect.signature(OmniRouterEncoder).parameters.values()
-    _, *others = inspect.signature(core.OmniRouterEncoder).parameters.values()
-    return inspect.Signature(
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (feat_in, *others)]
-    )
-
-
-OmniRouterEncoder.__signature__ = _signature()

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.watched import WatchedEncoderMixin
+from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
 from sigmel.routing_study.statistics import RoutingStatistics
 
 
@@ -78,5 +78,5 @@ class AttentionNormMonitor(Callback):
 
 def _check(callback: Callback, model: LightningModule) -> None:
     encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, WatchedEncoderMixin):
+    if not isinstance(encoder, EncoderMixin):
         raise SigmelError(f"{type(callback).__name__}: {type(encoder).__name__} is no encoder of sigmel")

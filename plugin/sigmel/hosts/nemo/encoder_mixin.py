@@ -1,4 +1,4 @@
-"""What sigmel's encoders do in NeMo: hand on their auxiliary loss, and let themselves be watched."""
+"""Mix-in of sigmel's NeMo encoders: their auxiliary loss goes to the model, their routing to an observer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from sigmel.layers.routing import RoutingDecision
 
 
-class WatchedEncoderMixin(AccessMixin):
-    """Mix-in of NeMo encoders.
+class EncoderMixin(AccessMixin):
+    """Mix-in of NeMo encoders with routed experts.
 
     Attributes:
-        routing_observer: called after each forward pass over whole utterances with the decisions, one a layer with
-            routed experts, and the (B,) lengths in encoder frames; `RoutingStatistics().update` fits. Default: None.
+        routing_observer: called after each forward pass over whole utterances with the decisions, one for each layer
+            with routed experts, and the (B,) lengths in encoder frames, as `RoutingStatistics().update` is. Default:
+            None.
         attention_norms: (L,) of the last batch in training, see `sigmel.models.encoder.EncoderOutput`.
     """
 
