@@ -1,4 +1,4 @@
-"""``sigmel graph`` from files to a decoded utterance."""
+"""`sigmel graph` from files to a decoded utterance."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TOKENS = "<blank>\na\nb\nc\n<space>\n"
 
 @pytest.fixture
 def files(tmp_path):
-    """Writes files, and runs ``sigmel graph`` on their names."""
+    """Writes files, and runs `sigmel graph` on their names."""
 
     def run(verb, *arguments, **contents):
         for name, text in {"tokens": TOKENS, **contents}.items():

@@ -1,4 +1,4 @@
-"""``sigmel graph``: build graphs to decode with, and look at them."""
+"""`sigmel graph`: build graphs to decode with, and look at them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sigmel.cli.table import table
 from sigmel.decoding.graph.build import DecodingGraph, build
 from sigmel.decoding.graph.grammar import read_grammar
 from sigmel.decoding.graph.language import AnyWords, ClassModel, Language
-from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.ngrams import read_arpa
 from sigmel.decoding.graph.phrases import BOOST, Phrases, read_phrases
 from sigmel.decoding.graph.tokens import BLANKS, ModelTokens, read_tokens
@@ -20,12 +19,13 @@ from sigmel.files.atomic import atomic_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="graph_verb", metavar="VERB", required=True)
+    """Add the verbs of `sigmel graph`."""
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
     make = verbs.add_parser(
         "build",
         help="a graph of a model's tokens, spellings and a language model",
         description="Build the graph HLG. Without --lm, --grammar and --words, any words of --lexicon may follow each "
-        "other, or any tokens where there is no lexicon either.",
+        "other; without --lexicon, too, any tokens.",
     )
     make.add_argument(
         "--tokens",
@@ -41,118 +41,110 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language = make.add_mutually_exclusive_group()
     language.add_argument("--lm", type=Path, help="n-gram language model of words (.arpa, .arpa.gz)")
     language.add_argument("--grammar", type=Path, help="grammar of words, in JSGF")
-    language.add_argument("--words", type=Path, help="words, one a line, any of which may follow each other")
-    make.add_argument("--phrases", type=Path, help="phrases to listen for, and classes of them")
-    make.add_argument("--boost", type=float, default=BOOST, help="of a word of a phrase (default: %(default)s)")
+    language.add_argument("--words", type=Path, help="list of words, any of which may follow each other")
+    make.add_argument("--phrases", type=Path, help="phrases to boost, and classes of phrases")
+    make.add_argument("--boost", type=float, default=BOOST, help="boost of a word of a phrase (default: %(default)s)")
     make.add_argument(
-        "--lm-scale", type=float, default=1.0, help="multiplies scores of --lm and --grammar (default: %(default)s)"
+        "--lm-scale", type=float, default=1.0, help="factor of the scores of --lm, --grammar (default: %(default)s)"
     )
     make.add_argument(
-        "--word-score", type=float, default=0.0, help="what every word adds to a path's score (default: %(default)s)"
+        "--word-score", type=float, default=0.0, help="score that every word adds to a path (default: %(default)s)"
     )
     make.add_argument("--topology", choices=TOPOLOGIES, default="standard", help="of CTC (default: %(default)s)")
-    make.add_argument("--max-arcs", type=int, default=MAX_ARCS, help="refuse a larger one (default: %(default)s)")
-    make.add_argument("-o", "--output", type=Path, required=True, help="the graph to write (.npz)")
-    make.set_defaults(act=_build)
+    make.add_argument("--max-arcs", type=int, default=MAX_ARCS, help="refuse larger graphs (default: %(default)s)")
+    make.add_argument("-o", "--output", type=Path, required=True, help="graph to write (.npz)")
+    make.set_defaults(run=_build)
 
     draw = verbs.add_parser("draw", help="a picture of a small graph", description="Draw a graph.")
-    draw.add_argument("graph", type=Path, help="the graph (.npz)")
+    draw.add_argument("graph", type=Path, help="graph (.npz)")
     draw.add_argument(
         "-o", "--output", type=Path, required=True, help=".dot, or .svg, .png or .pdf where Graphviz is installed"
     )
-    draw.set_defaults(act=_draw)
+    draw.set_defaults(run=_draw)
 
-    info = verbs.add_parser("info", help="how large a graph is", description="Say what a graph consists of.")
-    info.add_argument("graph", type=Path, help="the graph (.npz)")
-    info.set_defaults(act=_info)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run one verb."""
-    arguments.act(arguments)
-    return 0
+    info = verbs.add_parser("info", help="the size and parts of a graph", description="Describe a graph.")
+    info.add_argument("graph", type=Path, help="graph (.npz)")
+    info.set_defaults(run=_info)
 
 
-def _build(arguments: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Run the verb that was asked for."""
+    return args.run(args)
+
+
+def _build(args: argparse.Namespace) -> int:
     started = time.monotonic()
-    tokens = _tokens(arguments)
-    phrases = read_phrases(arguments.phrases, arguments.boost) if arguments.phrases else None
-    language = _language(arguments, phrases)
-    lexicon = _lexicon(arguments, tokens, language)
-    if phrases and not (language or arguments.lexicon):
-        phrases = tokens.phrases(phrases)
+    tokens = _tokens(args)
+    phrases = read_phrases(args.phrases, args.boost) if args.phrases else None
+    language = _language(args, phrases)
+    if args.lexicon:
+        lexicon = tokens.read_lexicon(args.lexicon)
+    elif language:
+        lexicon = tokens.lexicon(language.words)
+    else:
+        lexicon, phrases = tokens.themselves(), phrases and tokens.phrases(phrases)
     built = build(
         tokens.names,
         tokens.blank,
         lexicon,
         language,
         phrases,
-        topology=arguments.topology,
-        max_arcs=arguments.max_arcs,
-        lm_scale=arguments.lm_scale,
-        word_score=arguments.word_score,
+        topology=args.topology,
+        max_arcs=args.max_arcs,
+        lm_scale=args.lm_scale,
+        word_score=args.word_score,
     )
-    built.save(arguments.output)
-    print(f"{arguments.output}: {_size(built)}, in {time.monotonic() - started:.1f} s")
+    built.save(args.output)
+    size = f"{built.graph.num_states:,} states, {built.graph.num_arcs:,} arcs, {len(built.lexicon.numbers):,} words"
+    print(f"{args.output}: {size}, in {time.monotonic() - started:.1f} s")
+    return 0
 
 
-def _tokens(arguments: argparse.Namespace) -> ModelTokens:
-    if arguments.tokens.suffix != ".nemo":
-        return read_tokens(arguments.tokens, arguments.bpemodel, arguments.blank)
-    try:
-        from nemo.core import ModelPT
-        from nemo.utils import logging
+def _tokens(args: argparse.Namespace) -> ModelTokens:
+    if args.tokens.suffix == ".nemo":
+        from sigmel.hosts.nemo import ctc
 
-        from sigmel.hosts.nemo.graph import tokens_of
-        from sigmel.hosts.nemo.restore import load_model
-    except ImportError as error:
-        raise SigmelError(f"{arguments.tokens} needs NeMo ({error}): pip install 'sigmel[nemo]'") from error
-    logging.setLevel(logging.ERROR)
-    return tokens_of(load_model(arguments.tokens, ModelPT, "cpu"))
+        return ctc.read_tokens(args.tokens)
+    return read_tokens(args.tokens, args.bpemodel, args.blank)
 
 
-def _language(arguments: argparse.Namespace, phrases: Phrases | None) -> Language | None:
-    if arguments.grammar:
-        return read_grammar(arguments.grammar, phrases.rules() if phrases else None)
+def _language(args: argparse.Namespace, phrases: Phrases | None) -> Language | None:
+    if args.grammar:
+        return read_grammar(args.grammar, phrases.rules() if phrases else None)
     language: Language | None = None
-    if arguments.lm:
-        language = read_arpa(arguments.lm)
-    elif arguments.words:
-        words = list(dict.fromkeys(arguments.words.read_text(encoding="utf-8").split()))
+    if args.lm:
+        language = read_arpa(args.lm)
+    elif args.words:
+        words = args.words.read_text(encoding="utf-8").split()
         if not words:
-            raise SigmelError(f"{arguments.words}: there is no word")
-        anywhere = [word for phrase in (phrases.anywhere if phrases else ()) for word in phrase.words]
-        language = AnyWords(list(dict.fromkeys([*words, *anywhere])))
+            raise SigmelError(f"{args.words}: there is no word")
+        words += [word for phrase in (phrases.anywhere if phrases else ()) for word in phrase.words]
+        language = AnyWords(list(dict.fromkeys(words)))
     if not (phrases and phrases.classes):
         return language
     if language is None:
-        raise SigmelError(f"{arguments.phrases}: classes need a --grammar, an --lm or --words that use them")
+        raise SigmelError(f"{args.phrases}: classes need a --grammar, an --lm or --words that use them")
     return ClassModel(language, phrases.classes)
 
 
-def _lexicon(arguments: argparse.Namespace, tokens: ModelTokens, language: Language | None) -> Lexicon:
-    if arguments.lexicon:
-        return tokens.read_lexicon(arguments.lexicon)
-    return tokens.lexicon(language.words) if language else tokens.themselves()
-
-
-def _draw(arguments: argparse.Namespace) -> None:
-    found = DecodingGraph.load(arguments.graph)
+def _draw(args: argparse.Namespace) -> int:
+    found = DecodingGraph.load(args.graph)
     text = found.graph.to_dot(["<eps>", *found.tokens], found.lexicon.words)
-    with atomic_path(arguments.output) as temporary:
-        if arguments.output.suffix == ".dot":
+    with atomic_path(args.output) as temporary:
+        if args.output.suffix == ".dot":
             temporary.write_text(text, encoding="utf-8")
         else:
             _render(text, temporary)
+    return 0
 
 
 def _render(text: str, path: Path) -> None:
-    """Draw what is written in Graphviz's language."""
+    """Draw a picture that is described in Graphviz's language."""
     try:
         import graphviz
     except ImportError as error:
         raise SigmelError(
-            f"{path.name} needs Graphviz: pip install graphviz, and its program dot; or a .dot"
+            f"{path.name} needs Graphviz: pip install graphviz, and its program dot; or write a .dot file"
         ) from error
     try:
         path.write_bytes(graphviz.Source(text).pipe(format=path.suffix[1:]))
@@ -160,19 +152,15 @@ def _render(text: str, path: Path) -> None:
         raise SigmelError(f"{path.name}: {error}") from error
 
 
-def _info(arguments: argparse.Namespace) -> None:
-    found = DecodingGraph.load(arguments.graph)
+def _info(args: argparse.Namespace) -> int:
+    found = DecodingGraph.load(args.graph)
     facts = [
         ("states", f"{found.graph.num_states:,}"),
         ("arcs", f"{found.graph.num_arcs:,}"),
-        ("words", f"{len(found.lexicon.words) - 1:,}"),
+        ("words", f"{len(found.lexicon.numbers):,}"),
         ("tokens", f"{len(found.tokens):,}"),
         ("blank", f"{found.tokens[found.blank]} ({found.blank})"),
         ("topology", found.topology),
     ]
-    print(table(("graph", str(arguments.graph)), facts))
-
-
-def _size(found: DecodingGraph) -> str:
-    words = len(found.lexicon.words) - 1
-    return f"{found.graph.num_states:,} states, {found.graph.num_arcs:,} arcs, {words:,} words"
+    print(table(("graph", str(args.graph)), facts))
+    return 0

@@ -1,4 +1,4 @@
-"""``sigmel align`` with a model of random weights: every text has an alignment."""
+"""`sigmel align` with a model of random weights: every text has an alignment."""
 
 import json
 from pathlib import Path

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class DecodingGraph:
     topology: str
     lexicon: Lexicon
 
-    @property
+    @cached_property
     def writes_tokens(self) -> bool:
         """Whether every word of the graph is a token of the model, so that text is made as from tokens."""
         spellings = self.lexicon.spellings.items()

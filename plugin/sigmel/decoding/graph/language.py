@@ -1,4 +1,4 @@
-"""Language models: which words follow each other. n-grams and grammars have modules of their own."""
+"""Language models, which say which words follow each other; n-grams and grammars have modules of their own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sigmel.errors import SigmelError
 
 
 class Language(Protocol):
-    """What says which words follow each other: an `NGramModel`, a `Grammar`, `AnyWords`."""
+    """A language model: an `NGramModel`, a `Grammar`, or a class of this module."""
 
     @property
     def words(self) -> list[str]:
-        """The words it knows."""
+        """The words of the language model."""
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G, without epsilons; where it backs off, it reads ``backoff``; what is beyond is silent too."""
+        """The acceptor G, without epsilons; label `backoff` stands for backing off, greater labels are silent, too."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,32 @@ class AnyWords:
 
 
 @dataclass(frozen=True)
+class Sentence:
+    """A single sentence.
+
+    Attributes:
+        said: the words of the sentence.
+    """
+
+    said: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the sentence."""
+        return list(dict.fromkeys(self.said))
+
+    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
+        """The chain of the words."""
+        label = [numbers[word] for word in self.said]
+        return Graph.linear(label, label)
+
+
+@dataclass(frozen=True)
 class ClassModel:
-    """A language model, some of whose words are classes of phrases: ``<name>``.
+    """A language model in which some words, written `<name>`, are classes of phrases.
 
     Brown et al., "Class-based n-gram models of natural language" (Computational Linguistics, 1992); the members of a
-    class are equally likely, but for their boosts.
+    class are equally likely, apart from their boosts.
 
     Attributes:
         model: the language model, in which classes are words.
@@ -58,18 +79,19 @@ class ClassModel:
 
     @property
     def words(self) -> list[str]:
-        """The words it knows, those of the classes among them."""
+        """The words of the language model and of the phrases, without the names of classes."""
         plain = [word for word in self.model.words if word[1:-1] not in self.classes or word != f"<{word[1:-1]}>"]
         return list(dict.fromkeys([*plain, *Phrases((), self.classes).words]))
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G, in which arcs read where a class begins and ends.
+        """The acceptor G, in which labels mark where a class begins and ends.
 
-        Without these marks, phrases that are sentences of the model, too, would keep G from becoming deterministic.
+        Without these marks, G could not become deterministic where a phrase is also a sentence of the model.
 
         Args:
             numbers: the number of each word.
-            backoff: the number for backing off. The ends of classes have the next one, their beginnings further ones.
+            backoff: the number for backing off; the next number marks the ends of classes, further numbers mark the
+                beginning of each class.
         """
         end = backoff + 1
         begins = {name: end + at for at, name in enumerate(self.classes, 1)}

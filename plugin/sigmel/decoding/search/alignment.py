@@ -1,40 +1,27 @@
-"""Forced alignment: when each word and token of a known text was said; as CTM and TextGrid files."""
+"""Forced alignment: when each word and token of a known text was said, with CTM and TextGrid files of the result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import build
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.language import Sentence
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.search.hypothesis import Hypothesis, Segment
+from sigmel.decoding.graph.tokens import ModelTokens
+from sigmel.decoding.search.hypothesis import Hypothesis, Segment, empty
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
 from sigmel.decoding.search.search import Search
+from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 
+Row = dict[str, Any]
+
 _EVERYTHING = Search(beam=1e9, max_active=2**31 - 1, min_active=0)
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A language of one sentence."""
-
-    said: tuple[str, ...]
-
-    @property
-    def words(self) -> list[str]:
-        """Its words."""
-        return list(dict.fromkeys(self.said))
-
-    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """A chain of its words."""
-        label = [numbers[word] for word in self.said]
-        return Graph.linear(label, label)
 
 
 def align(
@@ -49,20 +36,51 @@ def align(
 
     Args:
         log_probs: (T, V) log-probabilities of the model's tokens.
-        words: the text; where a word has several spellings, the most probable one is chosen.
+        words: the text; of several spellings of a word, the most probable is chosen.
         tokens: the names of the model's tokens, the blank among them.
         blank: the number of the blank.
-        lexicon: how the words are spelled.
+        lexicon: the spellings of the words.
         topology: of CTC.
 
     Returns:
-        The alignment; one that is not complete, with a reason, if there are too few frames for the text.
+        The alignment. With too few frames for the text it is not complete and has a reason.
 
     Raises:
-        SigmelError: a word that the lexicon lacks.
+        SigmelError: the lexicon lacks a word.
     """
     graph = build(tokens, blank, lexicon, Sentence(tuple(words)), topology=topology)
     return KaldiDecoder(graph, _EVERYTHING).best(log_probs)
+
+
+def align_rows(
+    rows: Iterable[Row],
+    log_probs_of: Callable[[Row], NDArray[np.float32]],
+    tokens: ModelTokens,
+    lexicon: Lexicon | None = None,
+) -> Iterator[tuple[Row, NDArray[np.float32], Hypothesis]]:
+    """Align the texts of a manifest, one utterance after the other.
+
+    Args:
+        rows: rows of the manifest.
+        log_probs_of: gives the (T, V) log-probabilities of a row's audio; a SigmelError or OSError means that the
+            audio cannot be used.
+        tokens: tokens of the model.
+        lexicon: the spellings of the words; None for those of the model.
+
+    Yields:
+        The row, its log-probabilities and its alignment, which is not complete and has a reason if the audio cannot
+        be used, or the text cannot be spelled or is too long for the audio.
+    """
+    for row in rows:
+        words, log_probs = row["text"].split(), np.zeros((0, len(tokens.names)), np.float32)
+        try:
+            log_probs = log_probs_of(row)
+            found = align(log_probs, words, tokens.names, tokens.blank, lexicon or tokens.lexicon(words))
+            if not found.complete:
+                found = empty(f"{len(log_probs)} frames are too few for the text: {found.reason}")
+        except (SigmelError, OSError) as error:
+            found = empty(str(error))
+        yield row, log_probs, found
 
 
 def confidence(found: Hypothesis, segment: Segment, log_probs: NDArray[np.float32]) -> float:
@@ -75,41 +93,40 @@ def ctm_lines(name: str, segments: Sequence[Segment], frame_seconds: float, sure
     """Lines of a CTM file: recording, channel, start and duration in seconds, word, confidence.
 
     Args:
-        name: of the recording.
-        segments: its words.
-        frame_seconds: between two frames of the model.
-        sure: the confidence of each word.
+        name: the recording.
+        segments: words or tokens of the recording.
+        frame_seconds: seconds between two frames of the model.
+        sure: the confidence of each segment.
     """
     return [
-        f"{name} 1 {one.start * frame_seconds:.3f} {(one.end - one.start) * frame_seconds:.3f} {one.name} {share:.3f}"
-        for one, share in zip(segments, sure, strict=True)
+        f"{name} 1 {start * frame_seconds:.3f} {(end - start) * frame_seconds:.3f} {word} {share:.3f}"
+        for (word, start, end), share in zip(segments, sure, strict=True)
     ]
 
 
 def write_textgrid(path: Path, tiers: Mapping[str, Sequence[Segment]], frame_seconds: float, num_frames: int) -> None:
-    """Write segments for Praat, whose tiers have no gaps: what is between segments gets an empty text.
+    """Write a TextGrid for Praat, whose tiers have no gaps: stretches between segments get an empty text.
 
     Args:
         path: the file.
         tiers: name -> segments in their order.
-        frame_seconds: between two frames of the model.
-        num_frames: of the utterance.
+        frame_seconds: seconds between two frames of the model.
+        num_frames: frames of the utterance.
     """
     end = f"{num_frames * frame_seconds:.4f}"
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, segments) in enumerate(tiers.items(), 1):
         filled, at = [], 0
-        for one in segments:
-            filled += [Segment("", at, one.start)] * (one.start > at) + [one]
-            at = one.end
+        for segment in segments:
+            filled += [Segment("", at, segment.start)] * (segment.start > at) + [segment]
+            at = segment.end
         filled += [Segment("", at, num_frames)] * (num_frames > at)
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
         lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(filled)}"]
-        for count, one in enumerate(filled, 1):
-            text = one.name.replace('"', '""')
-            lines += [f"        intervals [{count}]:"]
-            lines += [f"            xmin = {one.start * frame_seconds:.4f}"]
-            lines += [f"            xmax = {one.end * frame_seconds:.4f}", f'            text = "{text}"']
+        for count, (word, start, stop) in enumerate(filled, 1):
+            text = word.replace('"', '""')
+            lines += [f"        intervals [{count}]:", f"            xmin = {start * frame_seconds:.4f}"]
+            lines += [f"            xmax = {stop * frame_seconds:.4f}", f'            text = "{text}"']
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Graph decoding in NeMo's models with CTC: after ``use_graph(model, "HLG.npz")`` all is as ever.
+"""Graph decoding in NeMo's CTC models: after `use_graph(model, "HLG.npz")` the model is used as before.
 
-``model.transcribe()``, with timestamps and the confidence of words, too, validation, and saving and restoring follow
-the graph: a ``.nemo`` file carries it and names the class below that knows what to do with it.
+`model.transcribe()`, with timestamps and confidences of words, validation, saving and restoring follow the graph: a
+`.nemo` file carries the graph and names one of the classes below, which restores it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from nemo.collections.asr.models import (
     EncDecHybridRNNTCTCBPEModel,
     EncDecHybridRNNTCTCModel,
 )
-from nemo.collections.asr.parts.submodules.ctc_decoding import CTCBPEDecoding, CTCDecoding
+from nemo.collections.asr.parts.submodules.ctc_decoding import AbstractCTCDecoding, CTCBPEDecoding, CTCDecoding
 from nemo.collections.asr.parts.utils import rnnt_utils
 from nemo.core import ModelPT
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from sigmel.decoding import GraphDecoder, Search
+from sigmel.decoding import GraphDecoder, Hypothesis, Search
 from sigmel.decoding.graph.lexicon import Spelling
 from sigmel.decoding.graph.tokens import ModelTokens, characters
-from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.mbr import confidences
 from sigmel.errors import SigmelError
 
@@ -33,12 +32,12 @@ Found = list[rnnt_utils.Hypothesis] | list[rnnt_utils.NBestHypotheses]
 
 
 class GraphInfer:
-    """What NeMo calls an inference strategy, by a graph; it gives alignments, which NeMo's decoding collapses.
+    """Decodes by a graph as one of NeMo's inference strategies; NeMo collapses the alignments that it returns.
 
     Args:
         decoder: decodes with the graph.
-        nbest: how many different texts of each utterance; one is no list.
-        confidence: whether to say how sure each word of the best is.
+        nbest: number of different texts of each utterance; 1 gives hypotheses instead of lists.
+        confidence: whether to compute the confidence of each word of the best text.
     """
 
     override_fold_consecutive_value = True
@@ -51,7 +50,7 @@ class GraphInfer:
 
         Args:
             decoder_output: (B, T, V) log-probabilities.
-            decoder_lengths: (B,) frames of each.
+            decoder_lengths: (B,) frames of each utterance.
         """
         if self.nbest > 1:
             lists = self.decoder.nbest(decoder_output, decoder_lengths, self.nbest)
@@ -59,12 +58,12 @@ class GraphInfer:
         if not self.confidence:
             return ([_hypothesis(path) for path in self.decoder.decode(decoder_output, decoder_lengths)],)
         found = []
-        for one in self.decoder.lattices(decoder_output, decoder_lengths):
-            if isinstance(one, Hypothesis):
-                found.append(_hypothesis(one, []))
+        for lattice in self.decoder.lattices(decoder_output, decoder_lengths):
+            if isinstance(lattice, Hypothesis):
+                found.append(_hypothesis(lattice, []))
             else:
-                path = one.best()
-                found.append(_hypothesis(path, confidences(one, path)))
+                path = lattice.best()
+                found.append(_hypothesis(path, confidences(lattice, path)))
         return (found,)
 
 
@@ -75,44 +74,43 @@ def _hypothesis(path: Hypothesis, confidence: list[float] | None = None) -> rnnt
     return found
 
 
-class _FollowsGraph:
-    """What NeMo's decoding classes do otherwise where they follow a graph: the text is that of its words."""
+class _FollowsGraph(AbstractCTCDecoding):
+    """Changes to NeMo's decoding classes: texts and times of words are those of the path through the graph."""
 
     def __init__(self, decoder: GraphDecoder, nbest: int, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.decoding = GraphInfer(decoder, nbest, self.preserve_word_confidence)  # type: ignore[attr-defined]
+        self.decoding = GraphInfer(decoder, nbest, self.preserve_word_confidence)
+        self.own_text = not decoder.graph.writes_tokens  # otherwise NeMo makes the text of tokens
 
     def decode_hypothesis(
         self, hypotheses_list: list[rnnt_utils.Hypothesis], fold_consecutive: bool
     ) -> list[rnnt_utils.Hypothesis]:
         """See NeMo."""
-        found = super().decode_hypothesis(hypotheses_list, fold_consecutive)  # type: ignore[misc]
-        if not self.compute_timestamps:  # type: ignore[attr-defined]
-            for one in found:
-                self._write(one)
+        found = super().decode_hypothesis(hypotheses_list, fold_consecutive)
+        for hypothesis in found:
+            if self.compute_timestamps:
+                hypothesis.text = hypothesis.text[:2]  # NeMo removes the third part only where nbest is 1
+            elif self.own_text:
+                hypothesis.text = hypothesis.path.text
         return found
 
     def compute_confidence(self, hypotheses_list: list[rnnt_utils.Hypothesis]) -> list[rnnt_utils.Hypothesis]:
-        """See NeMo; the words know theirs already."""
+        """See NeMo; `GraphInfer` has computed the confidences."""
         return hypotheses_list
 
     def compute_ctc_timestamps(
         self, hypothesis: rnnt_utils.Hypothesis, timestamp_type: str = "all"
     ) -> rnnt_utils.Hypothesis:
         """See NeMo."""
-        hypothesis.text = hypothesis.text[:2]  # NeMo forgets to take the third away where there are n best
-        found = super().compute_ctc_timestamps(hypothesis, timestamp_type)  # type: ignore[misc]
-        self._write(found)
-        if timestamp_type in ("word", "all") and not self.decoding.decoder.graph.writes_tokens:
-            found.timestamp["word"] = [
-                {"word": word.name, "start_offset": word.start, "end_offset": word.end}
-                for word in hypothesis.path.words
-            ]
+        found = super().compute_ctc_timestamps(hypothesis, timestamp_type)
+        if self.own_text:
+            found.text = hypothesis.path.text
+            if timestamp_type in ("word", "all"):
+                found.timestamp["word"] = [
+                    {"word": word.name, "start_offset": word.start, "end_offset": word.end}
+                    for word in hypothesis.path.words
+                ]
         return found
-
-    def _write(self, hypothesis: rnnt_utils.Hypothesis) -> None:
-        if not self.decoding.decoder.graph.writes_tokens:
-            hypothesis.text = hypothesis.path.text
 
 
 class GraphCTCBPEDecoding(_FollowsGraph, CTCBPEDecoding):
@@ -123,58 +121,45 @@ class GraphCTCDecoding(_FollowsGraph, CTCDecoding):
     """NeMo's decoding of characters, by a graph."""
 
 
-class _GraphModel:
-    """What NeMo's models do otherwise where ``graph_decoding`` stands in their configuration."""
+class _GraphModel(ModelPT):
+    """Changes to NeMo's models: their CTC decoding follows the graph of `graph_decoding` in their configuration."""
 
-    cfg: DictConfig
-    _followed: tuple[dict[str, Any], GraphDecoder] | None = None
+    _graph_decoder: GraphDecoder | None = None
 
     def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
-        super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
-        self._follow()
-        if isinstance(self, EncDecHybridRNNTCTCModel) and self._followed:
-            self.cur_decoder = "ctc"
+        super().__init__(cfg=cfg, trainer=trainer)
+        if options := self.cfg.get("graph_decoding"):
+            search = Search(**{field.name: options[field.name] for field in fields(Search)})
+            graph, rescore = self._keep("graph"), self._keep("rescore")
+            self._graph_decoder = _decoder(self, graph, options.backend, search, rescore, options.rescore_scale)
+            self._follow()
+            if isinstance(self, EncDecHybridRNNTCTCModel):
+                self.cur_decoder = "ctc"
 
     def change_decoding_strategy(self, *args: Any, **options: Any) -> None:
-        """See NeMo, which calls it for timestamps, too; the graph stays, see `use_graph`."""
-        super().change_decoding_strategy(*args, **options)  # type: ignore[misc]
+        """See NeMo, which also calls this method for timestamps; the graph stays, see `use_graph`."""
+        super().change_decoding_strategy(*args, **options)
         self._follow()
 
     def _follow(self) -> None:
-        found = self.cfg.get("graph_decoding")
-        options = found and OmegaConf.to_container(found)
-        if not options:
-            self._followed = None
+        """Let the decoding that NeMo has made follow the graph."""
+        if self._graph_decoder is None:
             return
-        nbest = options.pop("nbest")
-        if self._followed is None or self._followed[0] != options:
-            self._followed = (options, self._read(options))
-        decoder = self._followed[1]
-        hybrid = isinstance(self, EncDecHybridRNNTCTCModel)
-        config = self.cfg.aux_ctc.decoding if hybrid else self.cfg.decoding
-        decoding: GraphCTCBPEDecoding | GraphCTCDecoding
-        if _has_subwords(self):
-            decoding = GraphCTCBPEDecoding(decoder, nbest, config, tokenizer=self.tokenizer)  # type: ignore[attr-defined]
+        options = (self._graph_decoder, self.cfg.graph_decoding.nbest)
+        made = _ctc_decoding(self)
+        if isinstance(made, CTCBPEDecoding):
+            decoding = GraphCTCBPEDecoding(*options, made.cfg, tokenizer=self.tokenizer)
         else:
-            decoding = GraphCTCDecoding(decoder, nbest, config, vocabulary=_ctc_decoder(self).vocabulary)
-        if hybrid:
-            self.ctc_decoding = self.ctc_wer.decoding = decoding  # type: ignore[attr-defined]
+            decoding = GraphCTCDecoding(*options, made.cfg, vocabulary=made.vocabulary)
+        if isinstance(self, EncDecHybridRNNTCTCModel):
+            self.ctc_decoding = self.ctc_wer.decoding = decoding
         else:
-            self.decoding = self.wer.decoding = decoding  # type: ignore[attr-defined]
+            self.decoding = self.wer.decoding = decoding
 
-    def _read(self, options: dict[str, Any]) -> GraphDecoder:
-        """The decoder of a configuration that was restored."""
-        graph, rescore = self._keep(options)
-        search = Search(**{name: options[name] for name in asdict(Search())})
-        lm = None if rescore is None else Path(rescore)
-        found = GraphDecoder(Path(graph), options["backend"], search, lm, options["rescore_scale"])
-        found.graph.check_tokens(tokens_of(self).names)
-        return found
-
-    def _keep(self, options: dict[str, Any]) -> tuple[str, str | None]:
-        """Let a .nemo file carry the files of a configuration; where they lie."""
-        keep = self.register_artifact  # type: ignore[attr-defined]
-        return keep("graph_decoding.graph", options["graph"]), keep("graph_decoding.rescore", options["rescore"])
+    def _keep(self, name: str) -> Path | None:
+        """The path of a file in the configuration, which `.nemo` files carry from now on."""
+        path = self.register_artifact(f"graph_decoding.{name}", self.cfg.graph_decoding[name])
+        return None if path is None else Path(path)
 
 
 class GraphCTCModelBPE(_GraphModel, EncDecCTCModelBPE):
@@ -193,7 +178,7 @@ class GraphHybridModel(_GraphModel, EncDecHybridRNNTCTCModel):
     """The CTC branch of NeMo's hybrid model with characters, by a graph."""
 
 
-# The first that a model is.
+# A model becomes the class beside the first of these classes that it is an instance of.
 FOLLOWING: dict[type[ModelPT], type[ModelPT]] = {
     EncDecHybridRNNTCTCBPEModel: GraphHybridModelBPE,
     EncDecHybridRNNTCTCModel: GraphHybridModel,
@@ -213,42 +198,43 @@ def use_graph(
 ) -> None:
     """Let a model follow a graph, from now on and after it was saved and restored.
 
-    ``confidence_cfg.preserve_word_confidence`` of NeMo's decoding gives hypotheses the probability of each word in its
-    place among the paths of the lattice.
+    With `confidence_cfg.preserve_word_confidence` of NeMo's decoding, hypotheses have the probability of each word in
+    its place among the paths of the lattice.
 
     Args:
-        model: a CTC model, or a hybrid one, whose CTC branch decodes from now on; it becomes one of the classes above.
+        model: a CTC model, or a hybrid model, whose CTC branch decodes from now on; its class becomes one of those
+            above.
         graph: the file of the graph; None goes back to the strategies of the model's configuration.
         backend: see `GraphDecoder`.
         search: how widely to search.
         rescore: the file of an n-gram model that rescores every lattice, see `GraphDecoder`.
-        rescore_scale: what its scores are multiplied with.
-        nbest: how many different texts of each utterance; more than one makes ``transcribe()`` give lists, as NeMo's
-            beam search does, and is for transcribing only.
+        rescore_scale: factor of the scores of `rescore`.
+        nbest: number of different texts of each utterance; with more than 1, `transcribe()` gives lists, as with
+            NeMo's beam search, and the model is for transcribing only.
 
     Raises:
-        SigmelError: another kind of model, a file that is no graph, or one that was made for other tokens.
+        SigmelError: the model has no CTC, or the file is not a graph or was made for other tokens.
     """
     kind = _kind(model)
     if nbest < 1:
         raise SigmelError(f"nbest: {nbest} must be at least 1")
-    options = decoder = None
+    decoder = options = None
     if graph is not None:
         lm = None if rescore is None else Path(rescore)
-        decoder = GraphDecoder(Path(graph), backend, search, lm, rescore_scale)
-        decoder.graph.check_tokens(tokens_of(model).names)
-        files = {"graph": str(graph), "rescore": lm and str(lm), "rescore_scale": rescore_scale}
-        options = {**files, "backend": backend, **asdict(decoder.search)}
+        decoder = _decoder(model, Path(graph), backend, search, lm, rescore_scale)
+        files = {"graph": str(graph), "rescore": lm and str(lm)}
+        options = {**files, "rescore_scale": rescore_scale, "backend": backend, **asdict(decoder.search)}
+        options["nbest"] = nbest
     if not isinstance(model, _GraphModel):
         model.__class__ = FOLLOWING[kind]
-    for file in ("graph", "rescore"):  # those of an earlier call
-        (getattr(model, "artifacts", None) or {}).pop(f"graph_decoding.{file}", None)
+    model._graph_decoder = decoder
     with open_dict(model.cfg):
         model.cfg.target = f"{type(model).__module__}.{type(model).__name__}"
-        model.cfg.graph_decoding = options and {**options, "nbest": nbest}
-    model._followed = options and (options, decoder)
-    if options:
-        model._keep(options)
+        model.cfg.graph_decoding = options
+    for name in ("graph", "rescore"):
+        (getattr(model, "artifacts", None) or {}).pop(f"graph_decoding.{name}", None)  # of an earlier call
+        if options:
+            model._keep(name)
     if isinstance(model, EncDecHybridRNNTCTCModel):
         model.change_decoding_strategy(model.cfg.aux_ctc.decoding, decoder_type="ctc", verbose=False)
         if graph is None:
@@ -258,14 +244,15 @@ def use_graph(
 
 
 def tokens_of(model: ModelPT) -> ModelTokens:
-    """The tokens of a model with CTC, the blank last, and how it spells words with them.
+    """The tokens of a model with CTC, the blank last, and how the model spells words with them.
 
     Raises:
-        SigmelError: another kind of model.
+        SigmelError: the model has no CTC.
     """
     _kind(model)
-    if not _has_subwords(model):
-        names = [*_ctc_decoder(model).vocabulary, "<blk>"]
+    decoding = _ctc_decoding(model)
+    if not isinstance(decoding, CTCBPEDecoding):
+        names = [*decoding.vocabulary, "<blk>"]
         return characters(names, len(names) - 1)
     pieces = model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size)))
     unknown = getattr(model.tokenizer, "unk_id", None)
@@ -277,17 +264,20 @@ def tokens_of(model: ModelPT) -> ModelTokens:
     return ModelTokens((*pieces, "<blk>"), len(pieces), spell)
 
 
+def _decoder(model: ModelPT, *options: Any) -> GraphDecoder:
+    """A decoder, see `GraphDecoder`, with a graph that was made for a model's tokens."""
+    decoder = GraphDecoder(*options)
+    decoder.graph.check_tokens(tokens_of(model).names)
+    return decoder
+
+
 def _kind(model: ModelPT) -> type[ModelPT]:
-    """Which of the kinds that may follow a graph a model is."""
+    """The class of `FOLLOWING` that a model is an instance of."""
     for kind in FOLLOWING:
         if isinstance(model, kind):
             return kind
     raise SigmelError(f"{type(model).__name__} has no CTC, whose tokens a graph reads")
 
 
-def _has_subwords(model: Any) -> bool:
-    return isinstance(model, EncDecCTCModelBPE | EncDecHybridRNNTCTCBPEModel)
-
-
-def _ctc_decoder(model: Any) -> Any:
-    return model.ctc_decoder if isinstance(model, EncDecHybridRNNTCTCModel) else model.decoder
+def _ctc_decoding(model: Any) -> CTCBPEDecoding | CTCDecoding:
+    return model.ctc_decoding if isinstance(model, EncDecHybridRNNTCTCModel) else model.decoding
