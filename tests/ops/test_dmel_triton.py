@@ -8,8 +8,8 @@ import torch
 from torch.library import opcheck
 
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.ops import dmel_embed
-from sigmel.ops.dmel import op, reference
+from sigmel.ops import dispatch, dmel_embed
+from sigmel.ops.dmel import reference
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.dmel.cuda")
@@ -78,7 +78,7 @@ def test_an_id_that_is_not_there_adds_nothing():
 
 
 def test_the_op_takes_the_kernels(monkeypatch):
-    monkeypatch.setattr(op, "_implementation", lambda _: cuda)
+    monkeypatch.setattr(dispatch, "form", lambda *_: cuda)
     ids, tables = torch.randint(5, (6, 3), dtype=torch.uint8, device=DEVICE), torch.randn(3, 5, 16, device=DEVICE)
     opcheck(torch.ops.sigmel.dmel_embed.default, (ids, tables.requires_grad_()))
     torch.testing.assert_close(dmel_embed(ids, tables), reference.embed(ids, tables))
@@ -87,7 +87,7 @@ def test_the_op_takes_the_kernels(monkeypatch):
 def test_a_waveform(monkeypatch):
     tokenizer, waveform = DMelTokenizer().to(DEVICE), torch.randn(2, 2000, device=DEVICE) * 0.1
     expected, frames = tokenizer.encode(waveform)
-    monkeypatch.setattr(op, "_implementation", lambda _: cuda)
+    monkeypatch.setattr(dispatch, "form", lambda *_: cuda)
     ids, same = tokenizer.encode(waveform)
     assert frames.tolist() == same.tolist()
     assert (ids != expected).double().mean() < 1e-3  # roundings

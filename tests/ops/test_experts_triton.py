@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.library import opcheck
 
 from sigmel.layers.experts import ExpertFeedForward
-from sigmel.ops import expert_mlp
-from sigmel.ops.experts import op, reference
+from sigmel.ops import dispatch, expert_mlp
+from sigmel.ops.experts import reference
 from sigmel.ops.experts.reference import ACTIVATIONS, Inputs
 
 pytest.importorskip("triton", reason="Triton is for Linux")
@@ -189,9 +189,9 @@ def test_looks_at_no_value(monkeypatch):
 @pytest.fixture
 def through_the_op(monkeypatch):
     """In the interpreter, too, which has no device to be chosen by."""
-    monkeypatch.setattr(op, "_implementation", lambda inputs: cuda)
-    room = cuda.kept  # of which what is not used may hold anything
-    monkeypatch.setattr(cuda, "kept", lambda inputs: room(inputs).zero_())
+    monkeypatch.setattr(dispatch, "form", lambda *_: cuda)
+    room = reference.kept  # of which what is not used may hold anything
+    monkeypatch.setattr(reference, "kept", lambda inputs: room(inputs).zero_())
 
 
 @pytest.mark.usefixtures("through_the_op")
@@ -236,9 +236,9 @@ def test_what_serves_a_device():
     with FakeTensorMode():
         tensors = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in make(3, 16, 20, 2)[:7])
         case = Inputs(*tensors, "silu")
-        assert op._implementation(case) is cuda
-        with pytest.warns(UserWarning, match="a product each: torch.float64 has no kernel"):
-            assert op._implementation(cast(case, torch.float64)) is reference
+        assert dispatch.form("sigmel.ops.experts", case) is cuda
+        with pytest.warns(UserWarning, match=r"experts runs its plain .* on cuda, .*: torch.float64 has no kernel"):
+            assert dispatch.form("sigmel.ops.experts", cast(case, torch.float64)) is reference
 
 
 def test_unsupported():

@@ -258,7 +258,8 @@ def test_under_a_checkpoint():
 
 def test_the_kernel_is_there():
     """Else the tests below would compare the definition with itself."""
-    assert cpu.unsupported(torch.zeros(1)) == ""
+    q = torch.zeros(1, 1, 1, 16)
+    assert cpu.unsupported(Inputs(q, q, q, q[0, 0], None, WHOLE, 1.0, Context())) == ""
 
 
 def close(ours, theirs):
@@ -361,7 +362,9 @@ def test_without_a_compiler_the_definition_serves(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "/nowhere/c++")
     q, k, v = (x.detach() for x in inputs(dtype=torch.float32))
-    with pytest.warns(UserWarning, match=r"takes its slow form, .*: cpu\.cpp cannot be compiled: .*nowhere"):
+    with pytest.warns(
+        UserWarning, match=r"sigmoid_attention runs its plain .*: cpu\.cpp cannot be compiled: .*nowhere"
+    ):
         slow = sigmoid_attention(q, k, v)
     sigmoid_attention(q, k, v)  # warns no more
     monkeypatch.undo()

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from sigmel.files.atomic import atomic_path
 from sigmel.models.encoder import OmniRouterEncoder
+from sigmel.ops.dispatch import flat
 from sigmel.ops.experts.reference import every_expert
 from sigmel.ops.sigmoid_attention.reference import dense
 
 # Our ops in standard operators.
-STANDARD = {torch.ops.sigmel.expert_mlp.default: every_expert, torch.ops.sigmel.sigmoid_attention.default: dense}
+STANDARD = {
+    torch.ops.sigmel.expert_mlp.default: flat(every_expert),
+    torch.ops.sigmel.sigmoid_attention.default: flat(dense),
+}
 
 
 class _Inference(nn.Module):

@@ -1,7 +1,7 @@
-"""C++ of ours, compiled for the machine it runs on when it is first used, and kept.
+"""C++ of ours: compiled for this machine's processor when first used, kept, and called with tensors.
 
-Plain functions of C are called through ctypes, so nothing of torch is compiled and it takes seconds. Threads are those
-of torch: its OpenMP is in the process already, and a second one would get in its way.
+The functions have C linkage and are called through ctypes, so nothing of torch is compiled, and compiling takes
+seconds. They use the threads of torch: its OpenMP is in the process already, and a second one would get in its way.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 HEADERS = Path(__file__).parent  # what our sources have in common
 COMPILE = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-fPIC", "-Wno-psabi"]
 
 
 class Native(NamedTuple):
-    """A compiled file, or why there is none."""
+    """A compiled file, or why there is no such file."""
 
     code: ctypes.CDLL | None
     problem: str
@@ -33,8 +34,8 @@ class Native(NamedTuple):
 def native(source: Path) -> Native:
     """The compiled form of a C++ file.
 
-    It is kept in ``$XDG_CACHE_HOME/sigmel`` (``~/.cache/sigmel``), one for each source (with the headers of this
-    folder), compiler and processor. The compiler is ``$CXX``, or the first of c++, g++ and clang++.
+    The library is kept in `$XDG_CACHE_HOME/sigmel` (`~/.cache/sigmel`), one for each source (with the headers of this
+    folder), compiler and processor. The compiler is `$CXX`, or the first of c++, g++ and clang++.
     """
     try:
         return Native(_load(source), "")
@@ -43,10 +44,21 @@ def native(source: Path) -> Native:
         return Native(None, f"{source.name} cannot be compiled: {output[-1] if output else error}")
 
 
-@functools.cache
-def warn_once(message: str) -> None:
-    """A warning, the first time that this is said."""
-    warnings.warn(message, stacklevel=4)
+def call(source: Path, function: str, *arguments: Tensor | int | ctypes.Structure) -> None:
+    """Call a function of a C++ file that `native` has compiled.
+
+    Tensors are given as the addresses of their memory, integers as int64, structures by reference.
+    """
+    code, problem = native(source)
+    if code is None:
+        raise RuntimeError(problem)
+    getattr(code, function)(*[_as_c(argument) for argument in arguments])
+
+
+def _as_c(argument: Tensor | int | ctypes.Structure) -> Any:
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.byref(argument) if isinstance(argument, ctypes.Structure) else ctypes.c_void_p(argument.data_ptr())
 
 
 def _load(source: Path) -> ctypes.CDLL:

@@ -1,29 +1,23 @@
-"""dMel on a CPU: hands tensors to cpu.cpp."""
+"""dMel on a CPU, in float32: hands tensors to cpu.cpp."""
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sigmel.ops.native import native, warn_once
+from sigmel.ops.dispatch import deciding
+from sigmel.ops.native import call, native
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 
 
-def serves(x: Tensor) -> bool:
-    """Whether it computes in the type and on the device of x: float32 on a CPU.
-
-    Where cpu.cpp cannot be compiled, it serves nothing, after one warning.
-    """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return False
-    problem = native(SOURCE).problem
-    if problem:
-        warn_once(f"dMel takes a form in torch: {problem}")
-    return not problem
+def unsupported(inputs: Sequence[Tensor | int]) -> str:
+    """Why this kernel cannot serve the arguments of one of the functions below; "" where it can."""
+    dtype = deciding(inputs).dtype
+    return native(SOURCE).problem if dtype == torch.float32 else f"{dtype} has no kernel"
 
 
 def encode(log_mel: Tensor, edges: Tensor) -> Tensor:
@@ -39,7 +33,7 @@ def encode_spectrum(spectrum: Tensor, filters: Tensor, edges: Tensor) -> Tensor:
     channels, bins = filters.shape
     ids = torch.empty((*spectrum.shape[:-1], channels), dtype=torch.uint8)
     frames = spectrum.numel() // max(1, bins)
-    # A logarithm keeps the order, so that none is taken: an edge is reached from where its logarithm rounds to it.
+    # No logarithm is taken, as it keeps the order: an edge is reached from where the logarithm rounds to the edge.
     rounded = (edges.double() + edges.nextafter(edges.new_tensor(-torch.inf)).double()) / 2
     reached = torch.pow(10.0, rounded).float()
     _call("encode_spectrum", torch.view_as_real(spectrum), filters, reached, ids, frames, bins, *edges.shape)
@@ -60,11 +54,6 @@ def embed_backward(grad: Tensor, ids: Tensor, entries: int) -> Tensor:
     return tables
 
 
-def _call(name: str, *arguments: Tensor | int) -> None:
-    code = native(SOURCE).code
-    assert code is not None  # else `serves` said so
-    as_c = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a)
-        for a in (*arguments, torch.get_num_threads())
-    ]
-    getattr(code, name)(*as_c)
+def _call(function: str, *arguments: Tensor | int) -> None:
+    contiguous = [x if isinstance(x, int) else x.contiguous() for x in arguments]  # outputs are so already
+    call(SOURCE, function, *contiguous, torch.get_num_threads())

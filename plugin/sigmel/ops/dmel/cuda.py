@@ -3,11 +3,14 @@
 # mypy: allow-untyped-defs
 # The kernels: what Triton takes has no types that mypy knows.
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from sigmel.ops.dispatch import deciding
 from sigmel.ops.dmel.reference import MEL_FLOOR, POWER_FLOOR
 from sigmel.ops.triton_common import INTERPRETED, device_problem, dot
 
@@ -17,9 +20,9 @@ BINS = 64  # of the transform, at once
 SIZE = 64  # features of embeddings of a program
 
 
-def unsupported(x: Tensor) -> str:
-    """What is in the way of computing with tensors like x; '' if nothing is."""
-    return device_problem(x)
+def unsupported(inputs: Sequence[Tensor | int]) -> str:
+    """Why these kernels cannot serve the arguments of one of the functions below; "" where they can."""
+    return device_problem(deciding(inputs))
 
 
 @triton.jit
@@ -123,8 +126,9 @@ def encode(log_mel: Tensor, edges: Tensor) -> Tensor:
     frames = ids.numel() // max(1, channels)
     if frames:
         _encode_kernel[(triton.cdiv(frames, FRAMES),)](
-            log_mel, edges, ids, frames, channels, count, FRAMES, triton.next_power_of_2(channels)
-        )
+            log_mel.contiguous(), edges.contiguous(), ids, frames, channels, count, FRAMES,
+            triton.next_power_of_2(channels),
+        )  # fmt: skip
     return ids
 
 
@@ -135,8 +139,9 @@ def encode_spectrum(spectrum: Tensor, filters: Tensor, edges: Tensor) -> Tensor:
     frames = ids.numel() // max(1, channels)
     if frames:
         _encode_spectrum_kernel[(triton.cdiv(frames, FRAMES),)](
-            torch.view_as_real(spectrum), filters, edges, ids, frames, bins, channels, POWER_FLOOR, MEL_FLOOR, LOG10_2,
-            edges.shape[1], FRAMES, BINS, max(16, triton.next_power_of_2(channels)),
+            torch.view_as_real(spectrum.contiguous()), filters.contiguous(), edges.contiguous(), ids, frames, bins,
+            channels, POWER_FLOOR, MEL_FLOOR, LOG10_2, edges.shape[1], FRAMES, BINS,
+            max(16, triton.next_power_of_2(channels)),
         )  # fmt: skip
     return ids
 
@@ -147,7 +152,9 @@ def embed(ids: Tensor, tables: Tensor) -> Tensor:
     output = tables.new_empty(len(ids), size)
     if output.numel():
         grid = triton.cdiv(len(ids), FRAMES), triton.cdiv(size, SIZE)
-        _embed_kernel[grid](ids, tables, output, len(ids), channels, entries, size, FRAMES, SIZE)
+        _embed_kernel[grid](
+            ids.contiguous(), tables.contiguous(), output, len(ids), channels, entries, size, FRAMES, SIZE
+        )
     return output
 
 
@@ -158,15 +165,7 @@ def embed_backward(grad: Tensor, ids: Tensor, entries: int) -> Tensor:
     if tables.numel():
         grid = channels, triton.cdiv(size, SIZE)
         _embed_backward_kernel[grid](
-            grad,
-            ids,
-            tables,
-            len(ids),
-            channels,
-            entries,
-            size,
-            FRAMES,
-            max(16, triton.next_power_of_2(entries)),
-            SIZE,
-        )
+            grad.contiguous(), ids.contiguous(), tables, len(ids), channels, entries, size, FRAMES,
+            max(16, triton.next_power_of_2(entries)), SIZE,
+        )  # fmt: skip
     return tables

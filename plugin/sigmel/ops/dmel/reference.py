@@ -1,6 +1,6 @@
-"""Plain definitions of what dMel is made of (arXiv 2407.15835, sections 2.1 and 2.2), and of the derivative.
+"""Plain definitions of dMel's ids and embeddings (arXiv 2407.15835, sections 2.1 and 2.2), and of the derivative.
 
-None of them holds a number for each frame, channel and bin at once.
+No function holds a number for each frame, channel and bin at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MEL_FLOOR = 1e-10  # of a channel, before its logarithm is taken
 
 
 def encode(log_mel: Tensor, edges: Tensor) -> Tensor:
-    """(..., C) uint8 ids of (..., C) log-mel: how many of a channel's edges, (C, bins - 1), a value reaches."""
+    """(..., C) uint8 ids of (..., C) log-mel: how many edges of its channel, (C, bins - 1), a value reaches."""
     ids = torch.zeros(log_mel.shape, dtype=torch.uint8, device=log_mel.device)
     for edge in edges.unbind(1):
         ids += log_mel >= edge
@@ -41,7 +41,7 @@ def embed(ids: Tensor, tables: Tensor) -> Tensor:
 
 
 def embed_backward(grad: Tensor, ids: Tensor, entries: int) -> Tensor:
-    """(C, V, D) gradients of tables of V entries: of a row, the sum of those (N, D) of the frames that took it."""
+    """(C, V, D) gradients of tables of V entries: of a row, the sum of `grad` (N, D) over its frames."""
     tables = grad.new_zeros(ids.shape[1], entries, grad.shape[1])
     for channel, table in enumerate(tables):
         table.index_add_(0, ids[:, channel].long(), grad)

@@ -363,11 +363,9 @@ def _choices(kernel: str, bucket: str, half: bool, gated: bool) -> Choices:
 
 # From PyTorch.
 
-kept = reference.kept
-
 
 def unsupported(inputs: Inputs) -> str:
-    """Why these kernels cannot compute this; '' if they can."""
+    """Why these kernels cannot serve such inputs; "" where they can."""
     if not 0 < len(inputs.w2) <= MOST_EXPERTS:
         return f"{len(inputs.w2)} experts are not between 1 and {MOST_EXPERTS}"
     if 0 in inputs.w2.shape:
@@ -428,7 +426,7 @@ def forward(inputs: Inputs, keep: bool) -> tuple[Tensor, Tensor]:
     x, _, gates, w1, b1, w2, b2, _ = inputs
     sizes = _sizes(inputs)
     size, hidden = sizes["SIZE"], sizes["HIDDEN"]
-    before = kept(inputs) if keep else None
+    before = reference.kept(inputs) if keep else None
     value, out = x.new_empty(call.rows, hidden), x.new_empty(call.rows, size)
     with torch.cuda.device_of(x):
         call.run(_up, None, hidden, x=x, w1=w1, b1=b1, before=before, value=value, **sizes)

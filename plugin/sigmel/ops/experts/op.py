@@ -1,60 +1,40 @@
-"""`torch.ops.sigmel.expert_mlp`: schema, fake kernels, autograd."""
+"""`torch.ops.sigmel.expert_mlp`, and the function that people call."""
 
 from __future__ import annotations
-
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sigmel.ops.dispatch import serving
-from sigmel.ops.experts import cpu, reference
+from sigmel.ops.dispatch import operator
+from sigmel.ops.experts import reference
 from sigmel.ops.experts.reference import Inputs
 
 
-@torch.library.custom_op("sigmel::expert_mlp", mutates_args=())
-def _expert_mlp(
-    x: Tensor,
-    experts: Tensor,
-    gates: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    activation: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
-    return _implementation(inputs).forward(inputs, keep)
+def _check_experts(inputs: Inputs, keep: bool) -> None:
+    """On a CPU only: to look at values on a device is to wait for the device."""
+    experts, count = inputs.experts, len(inputs.w1)
+    if experts.device.type == "cpu" and experts.numel():
+        low, high = map(int, experts.aminmax())
+        if low < -1 or high >= count:
+            raise ValueError(f"experts: from {low} to {high}, expected -1, which is no expert, to {count - 1}")
 
 
-@_expert_mlp.register_fake
-def _(*arguments):  # type: ignore[no-untyped-def]
-    *given, keep = arguments
-    inputs = Inputs(*given)
-    return inputs.x.new_empty(inputs.x.shape), _implementation(inputs).kept(inputs) if keep else inputs.x.new_empty(0)
-
-
-@torch.library.custom_op("sigmel::expert_mlp_backward", mutates_args=())
-def _expert_mlp_backward(
-    grad: Tensor,
-    before: Tensor,
-    x: Tensor,
-    experts: Tensor,
-    gates: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
-    return _implementation(inputs).backward(grad, before, inputs)
-
-
-@_expert_mlp_backward.register_fake
-def _(grad, before, x, experts, gates, w1, b1, w2, b2, activation):  # type: ignore[no-untyped-def]
-    return tuple(t.new_empty(t.shape) for t in (x, gates, w1, b1, w2, b2))
+_forward = operator(
+    "expert_mlp",
+    reference.forward,
+    fake=lambda inputs, keep: (
+        inputs.x.new_empty(inputs.x.shape),
+        reference.kept(inputs) if keep else inputs.x.new_empty(0),
+    ),
+    check=_check_experts,
+)
+operator(
+    "expert_mlp_backward",
+    reference.backward,
+    fake=lambda grad, before, inputs: tuple(
+        x.new_empty(x.shape) for x in (inputs.x, inputs.gates, inputs.w1, inputs.b1, inputs.w2, inputs.b2)
+    ),
+)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -68,14 +48,7 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
     return grad_x, None, *grads, None, None
 
 
-_expert_mlp.register_autograd(_backward, setup_context=_save)
-
-
-def _implementation(inputs: Inputs) -> ModuleType:
-    """The module that serves a call: the plain definition where no other can."""
-    if inputs.x.device.type == "cuda":
-        return serving("sigmel.ops.experts.cuda", "experts take a form with a product each", inputs) or reference
-    return cpu if cpu.serves(inputs) else reference
+_forward.register_autograd(_backward, setup_context=_save)
 
 
 def expert_mlp(
@@ -90,13 +63,13 @@ def expert_mlp(
 ) -> Tensor:
     """Feed-forward of routed experts, `sum_k gates[n, k] * FFN[experts[n, k]](x[n])`, without dropping a frame.
 
-    Switch Transformer (arXiv 2101.03961, section 2.1); used so by the Omni-router paper (arXiv 2507.05724).
-    Under autocast x and the parameters are cast to the autocast dtype, as for a linear layer.
+    Switch Transformer (arXiv 2101.03961, section 2.1), as the Omni-router paper uses it (arXiv 2507.05724). Under
+    autocast x and the parameters are cast to the autocast dtype, as for a linear layer.
 
     Args:
         x: (N, D) frames.
-        experts: (N, K) int64, chosen experts in [0, E); -1 is none: a frame without a choice comes out as zero. On
-            CUDA an expert that is not there is none, too: to look for one would be to wait for the device.
+        experts: (N, K) int64, chosen experts in [0, E), -1 for no expert: a frame without a choice comes out as zero.
+            On CUDA, where a check would have to wait for the device, any other number is no expert either.
         gates: (N, K) weight of each choice.
         w1: (E, F, D) first projections; b1: (E, F) their biases. Of a gated activation 2 F: first what is activated,
             then what that is multiplied with.
@@ -107,8 +80,8 @@ def expert_mlp(
         (N, D) outputs in the dtype of x (of autocast, where it is on).
 
     Raises:
-        ValueError: an unknown activation, shapes or types that do not fit or, on a CPU, experts that are not there;
-            by name.
+        ValueError: an unknown activation, shapes or types that do not fit or, on a CPU, experts beyond E; the message
+            names the argument.
     """
     if activation not in reference.ACTIVATIONS:
         raise ValueError(f"activation: {activation!r} is none of {', '.join(reference.ACTIVATIONS)}")
@@ -119,10 +92,11 @@ def expert_mlp(
     for name, tensor in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
         if tensor.dtype != x.dtype:
             raise ValueError(f"{name}: {tensor.dtype}, but x is {x.dtype}")
-    # TorchScript's tracer, which NeMo exports with, has no name for our op.
-    run = reference.every_expert if torch.jit.is_tracing() else torch.ops.sigmel.expert_mlp
+    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
+    if torch.jit.is_tracing():  # TorchScript's tracer, which NeMo exports with, has no name for our op
+        return reference.every_expert(inputs, keep=False)[0]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, gates, w1, b1, w2, b2))
-    return run(x, experts, gates, w1, b1, w2, b2, activation, keep)[0]
+    return torch.ops.sigmel.expert_mlp(*inputs, keep)[0]
 
 
 def _check(inputs: Inputs) -> None:

@@ -1,7 +1,7 @@
 """Plain definitions of the routed feed-forward, and of its derivative.
 
-A frame `n` that chose expert `e` with gate `g` gets `g * (W2[e] act(W1[e] x[n] + b1[e]) + b2[e])`; one that chose
-several experts gets the sum. Expert -1 means "none": a padded frame costs nothing and comes out as zero.
+A frame `n` that chose expert `e` with gate `g` gets `g * (W2[e] act(W1[e] x[n] + b1[e]) + b2[e])`; a frame that chose
+several experts gets the sum. Expert -1 is no expert: a padded frame costs nothing and comes out as zero.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+STRIP = 48  # frames of an expert that a kernel on a CPU computes at once, at most
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 # (gradient of the output, input) -> gradient of the input. Autograd does not reach into a custom op.
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -45,7 +46,7 @@ for _name, _activation in GATED.items():
 
 
 def inner_size(ff_size: int, activation: str) -> int:
-    """Features that go into an activation that gives `ff_size`."""
+    """How many features go into an activation that gives `ff_size`."""
     return 2 * ff_size if activation in GATED else ff_size
 
 
@@ -93,11 +94,11 @@ class Groups:
 
 
 class Inputs(NamedTuple):
-    """What every form of the op is given.
+    """What every form of the op is given; the arguments of `torch.ops.sigmel.expert_mlp`.
 
     Attributes:
         x: (N, D) frames.
-        experts: (N, K) int64 chosen experts, -1 for none.
+        experts: (N, K) int64 chosen experts, -1 for no expert.
         gates: (N, K) weight of each choice.
         w1, b1, w2, b2: (E, F, D), (E, F), (E, D, F), (E, D) parameters; of the first two, 2 F for a gated activation.
         activation: a key of `ACTIVATIONS`.
@@ -114,33 +115,42 @@ class Inputs(NamedTuple):
 
 
 def kept(inputs: Inputs) -> Tensor:
-    """Room for what the backward pass needs."""
-    return inputs.x.new_empty(inputs.experts.numel(), inputs.w1.shape[1])
+    """Room for the pre-activations, which the backward pass needs: (N * K, F or 2 F), on a CPU with more rows.
+
+    There the kernel fills up the frames of an expert with less than `STRIP` more. The shape follows from the inputs
+    alone: a graph that was traced with one form of the op runs with another.
+    """
+    choices = inputs.experts.shape[0] * inputs.experts.shape[1]
+    padding = STRIP * min(choices, inputs.w1.shape[0]) if inputs.x.device.type == "cpu" else 0
+    return inputs.x.new_empty(choices + padding, inputs.w1.shape[1])
 
 
 def forward(inputs: Inputs, keep: bool) -> tuple[Tensor, Tensor]:
     """Run each expert once, over the block of frames that chose it.
 
     Returns:
-        (N, D) outputs and, to `keep` for a backward pass, the (N * K, F or 2 F) pre-activations in sorted order, else
-        nothing.
+        (N, D) outputs and, to `keep` for a backward pass, the `kept` pre-activations, of which the first N * K rows
+        are those of the choices in sorted order; an empty tensor if nothing is kept.
     """
     x, experts, gates, w1, b1, w2, b2, activation = inputs
     groups = Groups(experts, w1.shape[0])
     rows = x[groups.frame]
-    hidden, out = groups.allocate(x, w1.shape[1]), groups.allocate(x, x.shape[1])
+    before, out = kept(inputs), groups.allocate(x, x.shape[1])
+    hidden = before[: len(rows)]
+    hidden[: groups.idle] = 0
     for e, block in groups.blocks:
         torch.addmm(b1[e], rows[block], w1[e].T, out=hidden[block])
     value = ACTIVATIONS[activation](hidden)
     for e, block in groups.blocks:
         torch.addmm(b2[e], value[block], w2[e].T, out=out[block])
-    return groups.combine(out.mul_(groups.gate(gates, x))), hidden if keep else x.new_empty(0)
+    return groups.combine(out.mul_(groups.gate(gates, x))), before if keep else x.new_empty(0)
 
 
 def backward(grad: Tensor, before: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Derivative of `forward`: gradients of x, gates, w1, b1, w2, b2 for the (N, D) gradient `grad`."""
     x, experts, gates, w1, b1, w2, b2, activation = inputs
     groups = Groups(experts, w1.shape[0])
+    before = before[: len(groups.order)]
     rows, grad_rows, gate = x[groups.frame], grad[groups.frame], groups.gate(gates, x)
     grad_out, value = grad_rows * gate, ACTIVATIONS[activation](before)
     grad_value, grad_gate = groups.allocate(before, w2.shape[2]), groups.allocate(before)
@@ -167,22 +177,12 @@ def backward(grad: Tensor, before: Tensor, inputs: Inputs) -> tuple[Tensor, Tens
     )
 
 
-def every_expert(
-    x: Tensor,
-    experts: Tensor,
-    gates: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    activation: str,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """The same result from every expert over every frame: E / K times the work, but shapes that depend on no data.
+def every_expert(inputs: Inputs, keep: bool) -> tuple[Tensor, Tensor]:
+    """The result of `forward` by every expert over every frame: E / K times the work, in shapes known beforehand.
 
-    It is what an exported graph (ONNX) uses, and a second oracle. The pre-activations are not kept.
+    For exported graphs (ONNX), and a second oracle. The room to `keep` the pre-activations stays empty.
     """
-    inputs = Inputs(x, experts, gates, w1, b1, w2, b2, activation)
+    x, experts, gates, w1, b1, w2, b2, activation = inputs
     hidden = ACTIVATIONS[activation](torch.einsum("nd,efd->nef", x, w1) + b1)
     value = torch.einsum("nef,edf->ned", hidden, w2) + b2  # (N, E, D)
     chosen = experts[..., None] == torch.arange(w1.shape[0], device=x.device)  # (N, K, E)

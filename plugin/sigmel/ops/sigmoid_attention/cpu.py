@@ -1,4 +1,4 @@
-"""Sigmoid attention on a CPU: hands tensors to cpu.cpp."""
+"""Sigmoid attention on a CPU, computed in float32: hands tensors to cpu.cpp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sigmel.ops.native import native
+from sigmel.ops.native import call, native
 from sigmel.ops.sigmoid_attention.reference import Inputs, Layout
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
@@ -18,20 +18,20 @@ MULTIPLE = 16  # of a head's features; others are filled up with zeros
 
 
 class Strides(ctypes.Structure):
-    """As in cpu.cpp."""
+    """The structure of this name in cpu.cpp."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("row", "head", "time")]
+    _fields_ = (("row", ctypes.c_int64), ("head", ctypes.c_int64), ("time", ctypes.c_int64))
 
     @classmethod
     def of(cls, x: Tensor) -> Strides:
-        """Of a tensor (B, H, T, D)."""
+        """The strides of a tensor (B, H, T, D)."""
         return cls(*x.stride()[:3])
 
 
 class Problem(ctypes.Structure):
-    """As in cpu.cpp."""
+    """The structure of this name in cpu.cpp."""
 
-    _fields_ = [
+    _fields_ = (
         *((name, ctypes.c_int64) for name in ("sequences", "heads", "key_heads", "size")),
         *((name, ctypes.c_int64) for name in ("chunk", "left", "right", "threads")),
         ("scale", ctypes.c_double),
@@ -46,13 +46,13 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("grad_q", "grad_k", "grad_v")),
         *((name, Strides) for name in ("grad_q_strides", "grad_k_strides", "grad_v_strides")),
         ("grad_bias", ctypes.c_void_p),
-    ]
+    )
 
 
-def unsupported(q: Tensor) -> str:
-    """Why these queries cannot be handed on; "" if they can."""
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{q.dtype} has no kernel"
+def unsupported(inputs: Inputs) -> str:
+    """Why this kernel cannot serve such inputs; "" where it can."""
+    if inputs.q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{inputs.q.dtype} has no kernel"
     return native(SOURCE).problem
 
 
@@ -64,7 +64,7 @@ def forward(inputs: Inputs) -> Tensor:
     output = torch.empty_like(q) if everything else torch.zeros_like(q)
     problem = _problem(prepared)
     problem.output, problem.output_strides = output.data_ptr(), Strides.of(output)
-    _code().forward(ctypes.byref(problem))
+    call(SOURCE, "forward", problem)
     return _like(inputs.q, output)
 
 
@@ -78,19 +78,13 @@ def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tens
     problem.grad_q, problem.grad_k, problem.grad_v = (x.data_ptr() for x in gradients)
     problem.grad_q_strides, problem.grad_k_strides, problem.grad_v_strides = map(Strides.of, gradients)
     problem.grad_bias = grad_bias.data_ptr()
-    _code().backward(ctypes.byref(problem))
+    call(SOURCE, "backward", problem)
     grad_q, grad_k, grad_v = (_like(x, gradient) for x, gradient in zip(inputs[:3], gradients, strict=True))
     return grad_q, grad_k, grad_v, grad_bias
 
 
-def _code() -> ctypes.CDLL:
-    code = native(SOURCE).code
-    assert code is not None  # else `unsupported` said so
-    return code
-
-
 def _prepared(inputs: Inputs) -> Inputs:
-    """In the types and layouts that cpu.cpp takes; what is so already is not copied."""
+    """The inputs in the types and layouts that cpu.cpp takes; what has them already is not copied."""
     q, k, v, bias, slopes, layout = inputs[:6]
     if layout.page_table is not None:
         table = layout.page_table.to(torch.int64).contiguous()
@@ -115,7 +109,7 @@ def _usable(x: Tensor) -> bool:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float32, features side by side and a multiple of `MULTIPLE`; where it is so already, the same memory."""
+    """x in float32, features side by side and a multiple of `MULTIPLE`; where x has that already, the same memory."""
     if _usable(x):
         return x
     x = x.float()
@@ -125,7 +119,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _like(given: Tensor, x: Tensor) -> Tensor:
-    """x as the fake kernels promise it: in the type and layout of what was given."""
+    """x as the fake kernels promise: in the type and layout of what was given."""
     result = torch.empty_like(given)
     if x.dtype == result.dtype and x.shape == result.shape and x.stride() == result.stride():
         return x
@@ -133,7 +127,7 @@ def _like(given: Tensor, x: Tensor) -> Tensor:
 
 
 def _problem(inputs: Inputs) -> Problem:
-    """The structure. It points into the tensors of prepared inputs."""
+    """The structure of prepared inputs, which it points into."""
     q, k, v, bias, slopes, layout, scale, context = inputs
     sequence = _sequences(q, k, layout)
     problem = Problem(len(sequence), q.shape[1], k.shape[1], q.shape[3], *context, torch.get_num_threads(), scale)

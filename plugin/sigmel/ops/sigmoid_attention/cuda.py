@@ -550,11 +550,12 @@ def _choices(kernel: str, width: int, half: bool) -> Choices:
 # From PyTorch.
 
 
-def unsupported(q: Tensor) -> str:
-    """Why these kernels cannot compute this; '' if they can."""
-    if not 0 < q.shape[-1] <= LARGEST_HEAD:
-        return f"a head size of {q.shape[-1]} is not between 1 and {LARGEST_HEAD}"
-    return device_problem(q)
+def unsupported(inputs: Inputs) -> str:
+    """Why these kernels cannot serve such inputs; "" where they can."""
+    size = inputs.q.shape[-1]
+    if not 0 < size <= LARGEST_HEAD:
+        return f"a head size of {size} is not between 1 and {LARGEST_HEAD}"
+    return device_problem(inputs.q)
 
 
 def forward(inputs: Inputs) -> Tensor:

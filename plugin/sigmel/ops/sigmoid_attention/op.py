@@ -1,74 +1,25 @@
-"""`torch.ops.sigmel.sigmoid_attention`: schema, fake kernels, autograd, and the functions that people call."""
+"""`torch.ops.sigmel.sigmoid_attention`, and the functions that people call."""
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from sigmel.ops.dispatch import serving
+from sigmel.ops.dispatch import operator
 from sigmel.ops.sigmoid_attention import reference
+from sigmel.ops.sigmoid_attention.checks import check_cumulative, check_integers, check_shapes, check_values
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
-
-@torch.library.custom_op("sigmel::sigmoid_attention", mutates_args=())
-def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    cu_queries: Tensor | None,
-    cu_keys: Tensor | None,
-    query_lengths: Tensor | None,
-    key_lengths: Tensor | None,
-    query_start: Tensor | None,
-    page_table: Tensor | None,
-    scale: float,
-    chunk: int,
-    left: int,
-    right: int,
-) -> Tensor:
-    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start, page_table)
-    _check_values(q, k, layout)
-    return _implementation(q).forward(Inputs(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right)))
-
-
-@_attention.register_fake
-def _(q, k, v, bias, *rest):  # type: ignore[no-untyped-def]
-    return torch.empty_like(q)
-
-
-@torch.library.custom_op("sigmel::sigmoid_attention_backward", mutates_args=())
-def _attention_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    cu_queries: Tensor | None,
-    cu_keys: Tensor | None,
-    query_lengths: Tensor | None,
-    key_lengths: Tensor | None,
-    query_start: Tensor | None,
-    page_table: Tensor | None,
-    scale: float,
-    chunk: int,
-    left: int,
-    right: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    layout = Layout(cu_queries, cu_keys, query_lengths, key_lengths, query_start, page_table)
-    inputs = Inputs(q, k, v, bias, slopes, layout, scale, Context(chunk, left, right))
-    return _implementation(q).backward(grad, inputs)
-
-
-@_attention_backward.register_fake
-def _(grad, q, k, v, bias, *rest):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t) for t in (q, k, v, bias))
+_forward = operator(
+    "sigmoid_attention", reference.forward, fake=lambda inputs: torch.empty_like(inputs.q), check=check_values
+)
+operator(
+    "sigmoid_attention_backward",
+    reference.backward,
+    fake=lambda grad, inputs: tuple(map(torch.empty_like, inputs[:4])),
+)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -84,13 +35,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     return *gradients, *[None] * 11
 
 
-_attention.register_autograd(_backward, setup_context=_save)
-
-
-def _implementation(q: Tensor) -> ModuleType:
-    """The module that serves a call: the plain definition where no other can."""
-    form = f"sigmel.ops.sigmoid_attention.{'cpu' if q.device.type == 'cpu' else 'cuda'}"
-    return serving(form, "sigmoid attention takes its slow form, with a matrix of weights", q) or reference
+_forward.register_autograd(_backward, setup_context=_save)
 
 
 def sigmoid_attention(
@@ -117,12 +62,12 @@ def sigmoid_attention(
         q: (B, H, Tq, D).
         k, v: (B, Hkv, Tk, D); Hkv divides H, and each key head serves H / Hkv query heads (MQA, GQA).
         scale: of the scores. Default: D ** -0.5.
-        bias: a number, or a tensor of shape (), (H,), (B, 1) or (B, H), which may need a gradient. Default: -ln n, n
-            being the number of keys of each sequence.
+        bias: a number, or a tensor of shape (), (H,), (B, 1) or (B, H), which may need a gradient. Default: -ln n for
+            a sequence of n keys.
         causal: a query sees no later key. Default: False.
         chunk_size: positions that see each other; a query sees no later chunk. Default: None, no chunks.
         left_context: keys that a query sees before its chunk. Default: None, all.
-        window: (before, after), the keys a query sees around its position; -1 is all. Default: None, all.
+        window: (before, after), the keys a query sees around its position; -1 for all. Default: None, all.
         alibi_slopes: (H,) what a score loses a step of distance. Default: None.
         query_lengths: (B,) queries that exist; the output of the others is zero. Default: all.
         key_lengths: (B,) keys that exist. Default: all.
@@ -135,21 +80,14 @@ def sigmoid_attention(
         ValueError: shapes that do not fit, options that contradict each other, a negative window, a length beyond T;
             the message names the argument.
     """
-    _check_shapes(q, k, v, ("q", "k", "v"), 4)
-    batch, heads = q.shape[:2]
-    if k.shape[0] != batch:
-        raise ValueError(f"k: batch of {k.shape[0]}, but q has {batch}")
-    for name, lengths in (
-        ("query_lengths", query_lengths),
-        ("key_lengths", key_lengths),
-        ("query_start", query_start),
-    ):
-        _check_lengths(name, lengths, batch)
+    check_shapes(q, k, v)
+    if k.shape[0] != q.shape[0]:
+        raise ValueError(f"k: batch of {k.shape[0]}, but q has {q.shape[0]}")
+    check_integers((q.shape[0],), query_lengths=query_lengths, key_lengths=key_lengths, query_start=query_start)
     layout = Layout(None, None, query_lengths, key_lengths, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    if bias is None and key_lengths is None:
-        bias = -math.log(max(k.shape[2], 1))
-    return _call(q, k, v, scale, _bias(bias, key_lengths, batch, heads, q), alibi_slopes, layout, context)
+    bias = _bias(bias, k.shape[2] if key_lengths is None else key_lengths, q, q.shape[0])
+    return _call(q, k, v, scale, bias, alibi_slopes, layout, context)
 
 
 def sigmoid_attention_varlen(
@@ -168,31 +106,32 @@ def sigmoid_attention_varlen(
     alibi_slopes: Tensor | None = None,
     query_start: Tensor | None = None,
 ) -> Tensor:
-    """`sigmoid_attention` over sequences that lie one after the other, without padding.
+    """`sigmoid_attention` over packed sequences, which lie one after the other without padding.
 
     Args:
         q: (total queries, H, D).
         k, v: (total keys, Hkv, D).
-        cu_queries: (N + 1,) integers, the sum of the lengths of the sequences before each, from 0 to the total.
-        cu_keys: (N + 1,) the same of the keys.
-        scale, bias, causal, chunk_size, left_context, window, alibi_slopes, query_start: as there, N for B.
+        cu_queries: (N + 1,) integers from 0 to the total: how many queries lie before each sequence, and in all.
+        cu_keys: (N + 1,) integers from 0 to the total: how many keys lie before each sequence, and in all.
+        scale, bias, causal, chunk_size, left_context, window, alibi_slopes, query_start: as in `sigmoid_attention`,
+            of N sequences instead of B.
 
     Returns:
         (total queries, H, D).
 
     Raises:
-        ValueError: as there, or cumulative lengths that do not go from 0 to the total.
+        ValueError: as in `sigmoid_attention`, or cumulative lengths that do not rise from 0 to the total.
     """
-    _check_shapes(q, k, v, ("q", "k", "v"), 3)
-    for name, cu in (("cu_queries", cu_queries), ("cu_keys", cu_keys)):
-        _check_cumulative(name, cu)
+    check_shapes(q, k, v, dim=3)
+    check_cumulative("cu_queries", cu_queries)
+    check_cumulative("cu_keys", cu_keys)
     if len(cu_queries) != len(cu_keys):
         raise ValueError(f"cu_keys: {len(cu_keys) - 1} sequences, but cu_queries has {len(cu_queries) - 1}")
-    _check_lengths("query_start", query_start, len(cu_queries) - 1)
+    check_integers((len(cu_queries) - 1,), query_start=query_start)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, total, D)
     layout = Layout(cu_queries, cu_keys, None, None, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    bias = _bias(bias, cu_keys.diff(), cu_keys.shape[0] - 1, q.shape[1], q)
+    bias = _bias(bias, cu_keys.diff(), q, cu_keys.shape[0] - 1)
     return _call(q, k, v, scale, bias, alibi_slopes, layout, context)[0].transpose(0, 1)
 
 
@@ -208,36 +147,36 @@ def sigmoid_attention_decode(
     left_context: int | None = None,
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
-    """`sigmoid_attention` of the newest positions of each sequence over a cache of its keys, their own included.
+    """`sigmoid_attention` of the newest positions of each sequence over a cache of all its keys.
 
-    The query t of Tq stands at position `key_lengths - Tq + t`, and sees itself and what came before. A cache in pages
-    has no gradient.
+    The query t of Tq stands at position `key_lengths - Tq + t`, and sees its own key and those before. A cache in
+    pages has no gradient.
 
     Args:
         q: (B, H, Tq, D).
-        k_cache, v_cache: (B, Hkv, Tmax, D), of which the first `key_lengths` are there; with a page table
+        k_cache, v_cache: (B, Hkv, Tmax, D), of which the first `key_lengths` exist; with a page table
             (pages, Hkv, page size, D).
         key_lengths: (B,) keys of each sequence, those of the queries included.
         page_table: (B, n) integers: the key at position p of a sequence is in page `page_table[b, p // page size]`, at
-            `p % page size`. Entries beyond the length are not looked at. Default: None, a contiguous cache.
-        scale, bias, left_context, alibi_slopes: as there; the default of the bias is -ln key_lengths.
+            `p % page size`. Entries beyond the length are not read. Default: None, a contiguous cache.
+        scale, bias, left_context, alibi_slopes: as in `sigmoid_attention`; the default bias is -ln key_lengths.
 
     Returns:
         (B, H, Tq, D).
 
     Raises:
-        ValueError: as there, or a page that the cache does not have.
+        ValueError: as in `sigmoid_attention`, or a page that the cache does not have.
     """
-    _check_shapes(q, k_cache, v_cache, ("q", "k_cache", "v_cache"), 4)
-    batch, heads, queries = q.shape[:3]
+    check_shapes(q, k_cache, v_cache, ("q", "k_cache", "v_cache"))
+    batch, _, queries, _ = q.shape
     if page_table is not None:
-        _check_shape("page_table", page_table, (batch, page_table.shape[-1]))
+        check_integers((batch, page_table.shape[-1]), page_table=page_table)
     elif k_cache.shape[0] != batch:
         raise ValueError(f"k_cache: batch of {k_cache.shape[0]}, but q has {batch}")
-    _check_lengths("key_lengths", key_lengths, batch)
+    check_integers((batch,), key_lengths=key_lengths)
     layout = Layout(None, None, None, key_lengths, key_lengths - queries, page_table)
-    bias = _bias(bias, key_lengths, batch, heads, q)
-    return _call(q, k_cache, v_cache, scale, bias, alibi_slopes, layout, _context(True, None, left_context, None))
+    context, bias = _context(True, None, left_context, None), _bias(bias, key_lengths, q, batch)
+    return _call(q, k_cache, v_cache, scale, bias, alibi_slopes, layout, context)
 
 
 def _call(
@@ -256,9 +195,9 @@ def _call(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     scale = size**-0.5 if scale is None else scale
-    # TorchScript's tracer, which NeMo exports with, has no name for our op.
-    run = reference.dense if torch.jit.is_tracing() else torch.ops.sigmel.sigmoid_attention
-    return run(q, k, v, bias, slopes, *layout, scale, *context)
+    if torch.jit.is_tracing():  # TorchScript's tracer, which NeMo exports with, has no name for our op
+        return reference.dense(Inputs(q, k, v, bias, slopes, layout, scale, context))
+    return torch.ops.sigmel.sigmoid_attention(q, k, v, bias, slopes, *layout, scale, *context)
 
 
 def _context(
@@ -280,13 +219,15 @@ def _context(
     return Context(chunk_size or 1, left, -1 if chunk_size is None and not causal else 0)
 
 
-def _bias(bias: float | Tensor | None, keys: Tensor | None, count: int, heads: int, q: Tensor) -> Tensor:
-    """(N, H) in float32, or float64 for such q; of None, from the number of keys of each of the N sequences."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+def _bias(bias: float | Tensor | None, keys: Tensor | int, q: Tensor, count: int) -> Tensor:
+    """(N, H) in float32, or float64 for such q; where no bias is given, from the number of keys of each sequence."""
+    heads, dtype = q.shape[1], torch.float64 if q.dtype == torch.float64 else torch.float32
     if bias is None:
-        assert keys is not None
-        bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
-    elif not isinstance(bias, Tensor):
+        if isinstance(keys, Tensor):
+            bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
+        else:
+            bias = -math.log(max(keys, 1))
+    if not isinstance(bias, Tensor):
         bias = torch.full((1, 1), bias, dtype=dtype, device=q.device)
     # Of as many dimensions only: comparing others would tie a batch size to the number of heads in a traced graph.
     elif not any(bias.dim() == len(s) and bias.shape == s for s in ((), (heads,), (count, 1), (count, heads))):
@@ -294,65 +235,3 @@ def _bias(bias: float | Tensor | None, keys: Tensor | None, count: int, heads: i
             f"bias: shape {tuple(bias.shape)}, expected (), ({heads},), ({count}, 1) or ({count}, {heads})"
         )
     return bias.to(q.device, dtype).expand(count, heads)
-
-
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, names: tuple[str, str, str], dim: int) -> None:
-    for name, x in zip(names, (q, k, v), strict=True):
-        if x.dim() != dim or x.dtype != q.dtype:
-            raise ValueError(f"{name}: {x.dim()} dimensions of {x.dtype}, expected {dim} of {q.dtype}")
-    if k.shape != v.shape:
-        raise ValueError(f"v: shape {tuple(v.shape)}, but k has {tuple(k.shape)}")
-    heads = 1 if dim == 4 else -2
-    if k.shape[-1] != q.shape[-1]:
-        raise ValueError(f"k: head size {k.shape[-1]}, but q has {q.shape[-1]}")
-    if k.shape[heads] == 0 or q.shape[heads] % k.shape[heads]:
-        raise ValueError(f"k: {k.shape[heads]} heads do not divide the {q.shape[heads]} of q")
-
-
-def _check_shape(name: str, integers: Tensor, shape: tuple[int, ...]) -> None:
-    if integers.shape != shape or integers.is_floating_point():
-        raise ValueError(f"{name}: {integers.dtype} of shape {tuple(integers.shape)}, expected integers {shape}")
-
-
-def _check_lengths(name: str, lengths: Tensor | None, count: int) -> None:
-    if lengths is not None:
-        _check_shape(name, lengths, (count,))
-
-
-def _check_cumulative(name: str, cu: Tensor) -> None:
-    if cu.dim() != 1 or cu.shape[0] < 2 or cu.is_floating_point():
-        raise ValueError(f"{name}: {cu.dtype} of shape {tuple(cu.shape)}, expected N + 1 integers")
-
-
-def _check_values(q: Tensor, k: Tensor, layout: Layout) -> None:
-    """Check what says where queries and keys lie, inside the op: a compiled graph has the values only there.
-
-    On a device, to look at them would be to wait for it; the kernels there take what is beyond for missing.
-    """
-    pages = layout.page_table
-    keys = k.shape[2] * (1 if pages is None else pages.shape[1])
-    for name, lengths, limit in (
-        ("query_lengths", layout.query_lengths, q.shape[2]),
-        ("key_lengths", layout.key_lengths, keys),
-    ):
-        if _known(lengths) and not _within(lengths, 0, limit):
-            raise ValueError(f"{name}: {lengths.tolist()} must lie between 0 and {limit}")
-    for name, cu, total in (("cu_queries", layout.cu_queries, q.shape[2]), ("cu_keys", layout.cu_keys, k.shape[2])):
-        if _known(cu) and (cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any()):
-            raise ValueError(f"{name}: {cu.tolist()} must rise from 0 to {total}")
-    if _known(pages) and layout.key_lengths is not None:
-        begins = torch.arange(pages.shape[1]) * k.shape[2]
-        used = pages[begins < layout.key_lengths.cpu()[:, None]]
-        if not _within(used, 0, k.shape[0] - 1):
-            raise ValueError(f"page_table: pages {used.min()} to {used.max()}, but k_cache has {k.shape[0]}")
-
-
-def _known(integers: Tensor | None) -> TypeGuard[Tensor]:
-    return integers is not None and integers.device.type == "cpu"
-
-
-def _within(integers: Tensor, low: int, high: int) -> bool:
-    if not integers.numel():
-        return True
-    least, most = integers.aminmax()
-    return low <= int(least) and int(most) <= high

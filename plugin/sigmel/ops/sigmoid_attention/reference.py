@@ -1,8 +1,8 @@
 """Plain definition of sigmoid attention, and of its derivative (arXiv 2409.04431, section 2 and appendix).
 
 A query at position p of a sequence gives `sum_j sigmoid(scale * q.k_j - slope * |p - j| + bias) * v_j` over the keys j
-that it sees. There is no sum to divide by: a key that does not exist must not be there, and `bias`, which keeps the
-sum of the weights near 1 at the start, follows the number of keys of each sequence.
+that the query sees. There is no sum to divide by: padding must not count as keys, and `bias`, which keeps the sum of
+the weights near 1 at the start, follows the number of keys of each sequence.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Context(NamedTuple):
     """Which keys a query sees: those of its own chunk, `left` before it and `right` after it.
 
     Attributes:
-        chunk: positions a chunk; 1 where each query has its own.
-        left: keys before the chunk; -1 is all.
-        right: keys after the chunk; -1 is all.
+        chunk: positions a chunk; 1 where each query is a chunk.
+        left: keys before the chunk; -1 for all.
+        right: keys after the chunk; -1 for all.
     """
 
     chunk: int = 1
@@ -41,15 +41,15 @@ class Context(NamedTuple):
 class Layout(NamedTuple):
     """Where the sequences are.
 
-    Of a padded batch, sequence n is row n of q, k and v, from the start on; of a packed one (q, k and v have one row),
-    it is what lies between two of the cumulative lengths.
+    In a padded batch, sequence n is row n of q, k and v, from the start on. Packed sequences share one row of q, k and
+    v, and sequence n lies between two of the cumulative lengths.
 
     Attributes:
         cu_queries, cu_keys: (N + 1,) cumulative lengths of packed sequences; None for a padded batch.
-        query_lengths, key_lengths: (N,) of a padded batch; None is all. The output of other queries is zero.
-        query_start: (N,) position of each sequence's first query among its keys; None is 0.
-        page_table: (N, pages) where the keys of each sequence lie, whose lengths are then given: each row of k and v
-            holds a page of them. None where row n of k and v holds those of sequence n.
+        query_lengths, key_lengths: (N,) lengths in a padded batch; None for all. The output of other queries is zero.
+        query_start: (N,) position of each sequence's first query among its keys; None for 0.
+        page_table: (N, pages) the row of k and v that holds each page of a sequence's keys, whose lengths are then
+            given. None where row n of k and v holds the keys of sequence n.
     """
 
     cu_queries: Tensor | None
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What every form of the op is given.
+    """What every form of the op is given; the arguments of `torch.ops.sigmel.sigmoid_attention`.
 
     Attributes:
         q: (B, H, Tq, D).
@@ -107,8 +107,8 @@ class Part(NamedTuple):
     """One sequence, in float32 at least, each key head repeated for the query heads that it serves.
 
     Attributes:
-        n: its number.
-        row, queries, keys: where it is in q, and in k and v.
+        n: number of the sequence.
+        row, queries, keys: where the sequence is in q, and in k and v.
         query: (H, Q, D).
         key, value: (H, K, D).
         weight: (H, Q, K).
@@ -149,7 +149,7 @@ def forward(inputs: Inputs) -> Tensor:
 
 
 def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v and bias, given that of the output; pages have none."""
+    """The gradients of q, k, v and bias, given that of the output; pages have no gradient."""
     grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in inputs[:4])
     scale, group = inputs.scale, inputs.group
     for part in parts(inputs):
@@ -162,24 +162,11 @@ def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tens
     return grad_q, grad_k, grad_v, grad_bias
 
 
-def dense(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    slopes: Tensor | None,
-    cu_queries: Tensor | None,
-    cu_keys: Tensor | None,
-    query_lengths: Tensor | None,
-    key_lengths: Tensor | None,
-    query_start: Tensor | None,
-    page_table: Tensor | None,
-    scale: float,
-    chunk: int,
-    left: int,
-    right: int,
-) -> Tensor:
+def dense(inputs: Inputs) -> Tensor:
     """The op for padded batches in plain operators, all sequences at once: for graphs that must not contain it."""
+    q, k, v, bias, slopes, layout, scale, context = inputs
+    _, _, query_lengths, key_lengths, query_start, page_table = layout
+    chunk, left, right = context
     k, v = _unpaged(k, page_table), _unpaged(v, page_table)
     group, frames = q.shape[1] // k.shape[1], torch.arange(k.shape[2], device=q.device)
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -200,12 +187,12 @@ def dense(
 
 
 def _unpaged(x: Tensor, page_table: Tensor | None) -> Tensor:
-    """(pages, H, page size, D) as (N, H, T, D), copied together; what is no page in the table is any page."""
+    """(pages, H, page size, D) as (N, H, T, D), copied together; a number that is no page is any page."""
     if page_table is None:
         return x
     return x[page_table.clamp(0, x.shape[0] - 1)].transpose(1, 2).flatten(2, 3)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Half precision is computed in float32."""
+    """x in float32, unless it is in float64: half precision is computed in float32."""
     return x if x.dtype == torch.float64 else x.float()
