@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from sigmel.errors import SigmelError, exit_status
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.files.atomic import atomic_path
-from sigmel.files.audio import read_audio, write_wav
+from sigmel.files.audio import read_audio
+from sigmel.files.resampling import resample
 from sigmel.files.sources import read_source
 from sigmel.recipes.options import at_least
 from sigmel.scoring.errors import error_rate
@@ -91,21 +91,14 @@ def likeness(sound: np.ndarray, made: np.ndarray, rate: int) -> list[float]:
 
 
 def nemo_recogniser(path: Path, rate: int) -> Recogniser:
-    """What a ``.nemo`` model hears."""
-    from nemo.core import ModelPT
+    """What a `.nemo` model hears."""
+    from sigmel.recipes.nemo.transcribe import load
 
-    from sigmel.hosts.nemo.restore import load_model
-    from sigmel.recipes.nemo.transcribe import transcribe
-
-    model = load_model(path, ModelPT)
+    model = load(path)
 
     def recognise(sounds: Sequence[np.ndarray]) -> list[str]:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = []
-            for number, samples in enumerate(sounds):
-                write_wav(Path(folder) / f"{number}.wav", samples, rate)
-                rows.append({"audio_filepath": f"{folder}/{number}.wav", "duration": len(samples) / rate})
-            return [row["pred_text"] for row in transcribe(model, rows, batch_size=16)[0]]
+        heard = [resample(samples.astype(np.float32), rate, model.sample_rate) for samples in sounds]
+        return [found.text for found in model.transcribe(heard[at : at + 16] for at in range(0, len(heard), 16))]
 
     return recognise
 

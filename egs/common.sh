@@ -82,21 +82,18 @@ host_commands() {
   case $host in
     nemo)
       model=$exp/model.nemo
-      train_command=("$python" -m sigmel.recipes.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
-        hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" model.encoder.routing="$routing"
-        model.encoder.attention="$attention"
-        model.tokenizer.dir="$exp/tokenizer" model.train_ds.manifest_filepath="$data/train.jsonl"
-        model.validation_ds.manifest_filepath="$data/dev.jsonl")
+      train_command=(--config "conf/nemo/$size.yaml")
       ;;
     espnet)
       model=$exp/model.zip
-      train_command=("$python" -m sigmel.recipes.espnet.train --config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
-        --config "conf/espnet/$size.yaml" --exp-dir "$exp" --seed "$seed" --encoder_conf routing="$routing"
-        --encoder_conf attention="$attention"
-        --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
+      train_command=(--config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
+        --config "conf/espnet/$size.yaml")
       ;;
   esac
-  decode_command=("$python" -m "sigmel.recipes.$host.transcribe" --routing-stats --model "$model" --output "$exp/decode")
+  train_command=("$python" -m sigmel.cli train --host "$host" "${train_command[@]}" --output "$exp" --seed "$seed"
+    --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl"
+    --set routing="$routing" attention="$attention")
+  decode_command=("$python" -m sigmel.cli transcribe "$model" --routing-stats --output "$exp/decode")
 }
 
 # run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.
@@ -136,7 +133,7 @@ ngrams_of() {
 decode_by() {
   local name=$1 graph=$2
   shift 2
-  run_stage 7 "decode by $name" "$exp/decode_$name" "$python" -m "sigmel.recipes.$host.transcribe" --model "$model" \
+  run_stage 7 "decode by $name" "$exp/decode_$name" "$python" -m sigmel.cli transcribe "$model" \
     --graph "$exp/$graph.npz" "$@" --output "$exp/decode_$name" "${tests[@]}"
   run_stage 7 "score of $name" "$exp/score_$name" \
     "$python" -m sigmel.cli score "$exp/decode_$name" --output "$exp/score_$name" --train-facts "$exp/train.json" \

@@ -13,28 +13,23 @@ rich_train() {
   local rate=$1 part command
   shift
   run_stage 2 tokens "$exp/tokenizer" \
-    "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" "$@"
+    "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "$@"
   case $host in
     nemo)
       for part in train dev; do
         run_stage 2 "dMel of $part" "$data/dmel/$part" encode_dmel "$data/$part.jsonl" "$data/dmel/$part" "$rate"
       done
       model=$exp/model.nemo
-      command=("$python" -m sigmel.recipes.nemo.train --config-path "$PWD/conf/nemo" --config-name "$size"
-        hydra.job.chdir=false recipe.exp_dir="$exp" recipe.seed="$seed" +model.lm.routing="$routing"
-        +model.lm.attention="$attention" model.tokenizer.dir="$exp/tokenizer"
-        model.train_ds.archives="$data/dmel/train" model.validation_ds.archives="$data/dmel/dev")
+      command=(--train "$data/dmel/train" --valid "$data/dmel/dev")
       ;;
     espnet)
       model=$exp/model.zip
-      local part_of_model=decoder_conf
-      [ "$task" = asr ] || part_of_model=tts_conf
-      command=("$python" -m sigmel.recipes.espnet.train --task "$task" --config "conf/espnet/$size.yaml" --exp-dir "$exp"
-        --seed "$seed" "--$part_of_model" routing="$routing" "--$part_of_model" attention="$attention"
-        --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl")
+      command=(--train "$data/train.jsonl" --valid "$data/dev.jsonl")
       ;;
   esac
-  run_stage 3 train "$model" "${command[@]}"
+  run_stage 3 train "$model" \
+    "$python" -m sigmel.cli train --host "$host" --task "$task" --config "conf/$host/$size.yaml" --output "$exp" \
+    --seed "$seed" --tokenizer "$exp/tokenizer" "${command[@]}" --set routing="$routing" attention="$attention"
 }
 
 # rich_speak TEST RATE SPEAK_OPTION...: stage 4 of RichTTS. Says the texts of a manifest (spoken), and makes its sound
@@ -43,7 +38,7 @@ rich_speak() {
   local test=$1 rate=$2
   shift 2
   run_stage 4 speak "$exp/spoken" \
-    "$python" -m "sigmel.recipes.$host.speak" --model "$model" --output "$exp/spoken" "$@" "$test"
+    "$python" -m sigmel.cli speak "$model" "$test" --output "$exp/spoken" "$@"
   run_stage 4 "dMel of test" "$data/dmel/test" encode_dmel "$test" "$data/dmel/test" "$rate"
   run_stage 4 copy "$data/copied.jsonl" \
     "$python" -m sigmel.cli dmel decode "$data/dmel/test" --output "$data/copied" --manifest "$data/copied.jsonl"
@@ -54,7 +49,7 @@ rich_score() {
   local recogniser=$1
   shift
   run_stage 4 decode "$exp/decode" \
-    "$python" -m "sigmel.recipes.$host.transcribe" --model "$recogniser" --output "$exp/decode" "$@"
+    "$python" -m sigmel.cli transcribe "$recogniser" "$@" --output "$exp/decode"
   run_stage 5 score "$exp/score" \
     "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
     --results results.json --tag "${tags[@]}"

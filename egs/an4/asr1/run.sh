@@ -32,7 +32,7 @@ run_stage 1 data "$data" \
   "$python" local/data.py --output "$data" --speeds "${speeds[@]}" ${an4_dir:+--an4-dir "$an4_dir"}
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 64
+  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 64
 
 run_stage 3 train "$model" "${train_command[@]}"
 

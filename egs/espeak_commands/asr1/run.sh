@@ -32,7 +32,7 @@ run_stage 1 data "$data" \
   --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
+  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
 
 run_stage 3 train "$model" "${train_command[@]}"
 

@@ -38,16 +38,16 @@ run_stage 1 data "$data" \
   --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" --type char
+  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type char
 
 if [ -n "$start" ]; then
   if [ "$routing" != dense ]; then
     run_stage 3 upcycle "$exp/start.nemo" \
       "$python" -m sigmel.cli upcycle "$start" --experts "$experts" --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
     start=$exp/start.nemo
-    train_command+=(model.encoder.normalize_gates=true model.encoder.gradient_sharing=0.8)
+    train_command+=(--set normalize_gates=true gradient_sharing=0.8)
   fi
-  train_command+=(+init_from_nemo_model="$start")
+  train_command+=(-- +init_from_nemo_model="$start")
 fi
 run_stage 3 train "$model" "${train_command[@]}"
 

@@ -46,7 +46,7 @@ run_stage 1 data "$data" \
   "$python" local/data.py --output "$data" --train "$train" --test-speaker "$test_speaker" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.tokens.text "$data/train.jsonl" --output "$exp/tokenizer" --type word
+  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type word
 
 run_stage 3 train "$model" "${train_command[@]}"
 

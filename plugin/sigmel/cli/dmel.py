@@ -1,4 +1,4 @@
-"""``sigmel dmel``: recordings into dMel archives and back, on one machine or a cluster."""
+"""`sigmel dmel`: recordings into dMel archives and back, on one machine or a cluster."""
 
 from __future__ import annotations
 

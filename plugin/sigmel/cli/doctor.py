@@ -1,4 +1,4 @@
-"""``sigmel doctor``: what this machine offers to sigmel, and what is broken.
+"""`sigmel doctor`: what this machine offers to sigmel, and what is broken.
 
 Libraries are imported in processes of their own: some take twenty seconds, and a broken one may take its process down.
 """
@@ -67,10 +67,10 @@ class Finding:
     """What was found of one library.
 
     Attributes:
-        name: a key of ``LIBRARIES``.
+        name: a key of `LIBRARIES`.
         use: what it is for.
         version: the installed one, or "-".
-        state: ``ok``, ``broken`` or ``not installed``.
+        state: `ok`, `broken` or `not installed`.
         note: why it is broken, or how to get it.
     """
 

@@ -1,4 +1,4 @@
-"""``sigmel list``: every registered name, without importing what it stands for."""
+"""`sigmel list`: every registered name, without importing what it stands for."""
 
 from __future__ import annotations
 

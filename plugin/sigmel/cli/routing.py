@@ -1,4 +1,4 @@
-"""``sigmel routing`` for recognisers that need no host, and for those that do."""
+"""`sigmel routing` for recognisers that need no host, and for those that do."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def load(path: Path) -> RoutedRecogniser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel routing``."""
+    """Run `sigmel routing`."""
     return routing_report.run(args, load)

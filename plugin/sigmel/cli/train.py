@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
+
+from sigmel.recipes import program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sigmel train`."""
     parser.add_argument("--host", choices=("nemo", "espnet"), required=True, help="toolkit that trains")
     parser.add_argument(
-        "--task", choices=("asr", "tts"), help="what the model learns (default: as --config says, asr)"
+        "--task", choices=("asr", "tts"), help="what the model learns (default: as --config says, or asr)"
     )
     parser.add_argument(
         "--config", type=Path, action="append", required=True, help="YAML for the host; a later one wins"
@@ -21,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = "manifest, or a folder of dMel archives, to"
     parser.add_argument("--train", type=Path, required=True, metavar="DATA", help=f"{data} train on")
     parser.add_argument("--valid", type=Path, required=True, metavar="DATA", help=f"{data} validate with")
-    parser.add_argument("--seed", type=int, default=1, help="seed of all random numbers (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="seed of all random numbers (default: as --config says, or 1)")
     parser.add_argument(
         "--set",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="option of sigmel's model, wherever the host's configuration has it: routing=omni",
+        help="options of sigmel's model, wherever the host's configuration has them: routing=omni",
     )
     parser.add_argument(
         "host_options",
@@ -39,5 +41,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train a model."""
-    importlib.import_module(f"sigmel.recipes.{args.host}.train").run(args)
+    program(args.host, "train").run(args)
     return 0

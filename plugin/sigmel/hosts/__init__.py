@@ -1,1 +1,1 @@
-"""Adapters to the toolkits that sigmel plugs into: the only code that imports them."""
+"""Adapters to the toolkits that sigmel plugs into: beside recipes, the only code that imports them."""

@@ -1,7 +1,7 @@
 """Subword tokenizers (SentencePiece) trained on the text of manifests.
 
-``python -m sigmel.tokens.text train.jsonl --output DIR --type unigram --vocab-size 64`` writes ``tokenizer.model``,
-``tokenizer.vocab`` and ``vocab.txt`` into DIR: the folder that NeMo's ``tokenizer: {dir: DIR, type: bpe}`` wants. The
+`python -m sigmel.tokens.text train.jsonl --output DIR --type unigram --vocab-size 64` writes `tokenizer.model`,
+`tokenizer.vocab` and `vocab.txt` into DIR: the folder that NeMo's `tokenizer: {dir: DIR, type: bpe}` wants. The
 folder appears only when it is complete.
 
 Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer and detokenizer for neural
@@ -33,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
         texts: the transcripts; empty ones are ignored.
         folder: where to write it; must not exist yet.
         model_type: "unigram", "bpe", "char" or "word".
-        vocab_size: how many pieces, ``<unk>`` included; fewer are made when the text does not hold that many. Not
+        vocab_size: how many pieces, `<unk>` included; fewer are made when the text does not hold that many. Not
             used by "char" and "word", whose size is that of the text's alphabet or vocabulary.
 
     Returns:
@@ -84,7 +84,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
 
 
 def load_tokenizer(path: Path) -> SentencePieceProcessor:
-    """Load a tokenizer: a file, or the ``tokenizer.model`` of a folder."""
+    """Load a tokenizer: a file, or the `tokenizer.model` of a folder."""
     sentencepiece = _sentencepiece()
     path = Path(path) / "tokenizer.model" if Path(path).suffix != ".model" else Path(path)
     if not path.is_file():
@@ -96,7 +96,7 @@ def load_tokenizer(path: Path) -> SentencePieceProcessor:
 
 
 def uncovered(processor: SentencePieceProcessor, text: str) -> list[str]:
-    """Return the parts of ``text`` that the tokenizer has no piece for."""
+    """Return the parts of `text` that the tokenizer has no piece for."""
     pieces = processor.encode(text, out_type=str)
     return [piece for piece in pieces if processor.is_unknown(processor.piece_to_id(piece))]
 

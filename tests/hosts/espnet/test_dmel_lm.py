@@ -12,11 +12,11 @@ from espnet2.asr.ctc import CTC
 from torch.nn.functional import cross_entropy
 
 from sigmel import SigmelError
+from sigmel.cli import main
 from sigmel.features.dmel_frontend import DMelFrontend
 from sigmel.hosts.espnet import SigmelASRModel
 from sigmel.hosts.espnet.choices import _adapted
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
-from sigmel.recipes.espnet import speak, train, transcribe
 from sigmel.tokens.text import train_tokenizer
 
 SMALL = {"d_model": 32, "num_layers": 2, "num_heads": 2, "embedding_size": 4, "dropout": 0.0}
@@ -136,7 +136,8 @@ def run(folder, task, config):
     Path("conf.yaml").write_text(yaml.safe_dump(OPTIM | config))
     manifest = f"{folder}/some.jsonl"
     files = ["--tokenizer", f"{folder}/tokenizer", "--train", manifest, "--valid", manifest]
-    assert train.main(["--task", task, "--config", "conf.yaml", "--exp-dir", "exp", *files]) == 0
+    options = ["--host", "espnet", "--task", task, "--config", "conf.yaml", "--output", "exp", *files]
+    assert main(["train", *options]) == 0
 
 
 @pytest.mark.slow
@@ -147,7 +148,7 @@ def test_richasr_from_audio_to_words(tones, tmp_path, monkeypatch):
         "normalize": None, "encoder": "dmel_tokens", "decoder": "dmel_lm", "model": "sigmel_asr",
         "decoder_conf": {"speech_weight": 0.3, **SMALL}, "model_conf": {"ctc_weight": 0.0},
     })  # fmt: skip
-    assert transcribe.main(["--model", "exp/model.zip", "--output", "decode", f"{tones}/some.jsonl"]) == 0
+    assert main(["transcribe", "exp/model.zip", f"{tones}/some.jsonl", "--output", "decode"]) == 0
     rows = [json.loads(line) for line in Path("decode/some.jsonl").read_text().splitlines()]
     assert sum(row["pred_text"] == row["text"] for row in rows) > 20
 
@@ -157,7 +158,7 @@ def test_richtts_from_words_to_sound(tones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     conf = {"dmel": {"sample_rate": 8000}, "temperature": 0.0, "max_frames": 60, **SMALL}
     run(tones, "tts", {"odim": 80, "normalize": None, "tts": "dmel_lm", "tts_conf": conf})
-    assert speak.main(["--model", "exp/model.zip", "--output", "spoken", f"{tones}/some.jsonl"]) == 0
+    assert main(["speak", "exp/model.zip", f"{tones}/some.jsonl", "--output", "spoken"]) == 0
     rows = [json.loads(line) for line in Path("spoken/spoken.jsonl").read_text().splitlines()]
     right = 0
     for row in rows:

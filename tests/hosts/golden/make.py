@@ -176,34 +176,33 @@ def make_nemo_lm(path: Path) -> None:
 # --- ESPnet
 
 
-@contextlib.contextmanager
-def espnet_recogniser(path: Path):
-    """ESPnet's recogniser of an archive; what was unpacked is there as long as the block lasts."""
-    from sigmel.recipes.espnet.transcribe import load_model
+def espnet_recogniser(path: Path) -> torch.nn.Module:
+    """ESPnet's recogniser of an archive."""
+    from sigmel.hosts.espnet.restore import load_speech2text
 
-    with tempfile.TemporaryDirectory() as folder:
-        yield load_model(path, Path(folder), beam_size=1).asr_model
+    return load_speech2text(path, beam_size=1).asr_model
 
 
 def espnet_log_probs(path: Path) -> torch.Tensor:
     """(T, 1 + V), blank first."""
-    with espnet_recogniser(path) as model, torch.inference_mode():
+    model = espnet_recogniser(path)
+    with torch.inference_mode():
         return model.ctc.log_softmax(model.encode(audio(), torch.tensor([24000]))[0])[0]
 
 
 def espnet_rich_asr(path: Path) -> torch.Tensor:
     """(U, V) scores of the text that follows some speech."""
-    with espnet_recogniser(path) as model, torch.inference_mode():
+    model = espnet_recogniser(path)
+    with torch.inference_mode():
         ids, lengths = model.encode(audio(), torch.tensor([24000]))
         return model.decoder(ids, lengths, torch.tensor([[5, 2, 4, 3]]), torch.tensor([4]))[0][0]
 
 
 def espnet_rich_tts(path: Path) -> torch.Tensor:
     """(T, C) the log-mel that is spoken of some text."""
-    from sigmel.recipes.espnet.speak import load_model
+    from sigmel.hosts.espnet.restore import load_text2speech
 
-    with tempfile.TemporaryDirectory() as folder:
-        return load_model(path, Path(folder), seed=0)("one two three")["feat_gen"]
+    return load_text2speech(path, seed=0)("one two three")["feat_gen"]
 
 
 def make_espnet(path: Path) -> None:

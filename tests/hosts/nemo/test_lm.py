@@ -14,7 +14,8 @@ from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.voice_print import voice_print
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest
 from sigmel.hosts.nemo.lm import DMelLMModel
-from sigmel.recipes.nemo import speak
+from sigmel.recipes.nemo.speak import NemoSynthesiser
+from sigmel.recipes.synthesis import read_voices, speak
 from sigmel.tokens.text import train_tokenizer
 
 
@@ -105,24 +106,25 @@ def test_speakers_by_their_sound(corpus):
 def test_a_manifest_is_said(trained, corpus, tmp_path, capsys):
     model, _ = trained
     model.save_to(str(tmp_path / "model.nemo"))
-    command = ["--model", str(tmp_path / "model.nemo"), "--max-frames", "30", str(corpus / "m.jsonl")]
-    assert speak.main([*command, "--output", str(tmp_path / "said")]) == 0
+    command = ["speak", str(tmp_path / "model.nemo"), str(corpus / "m.jsonl"), "--max-frames", "30"]
+    assert main([*command, "--output", str(tmp_path / "said")]) == 0
     assert "24 texts" in capsys.readouterr().out
     said = list(read_manifest(tmp_path / "said/said.jsonl"))
     assert [(one.id, one.text) for one in said] == [(u.id, u.text) for u in read_manifest(corpus / "m.jsonl")]
     for utterance in said:
         assert soundfile.info(tmp_path / "said" / utterance.audio_filepath).duration == utterance.duration
-    assert speak.main([*command, "--output", str(tmp_path / "again"), "--batch-size", "24"]) == 0
+    assert main([*command, "--output", str(tmp_path / "again"), "--batch-size", "24"]) == 0
 
-    with pytest.raises(SigmelError, match=r"none\.nemo: no such model"):
-        speak.main(["--model", str(tmp_path / "none.nemo"), "--output", str(tmp_path / "x"), str(corpus / "m.jsonl")])
+    texts = [str(corpus / "m.jsonl"), "--output", str(tmp_path / "x")]
+    assert main(["speak", str(tmp_path / "none.nemo"), *texts]) == 2
+    assert "none.nemo: no such model" in capsys.readouterr().err
     model.cfg.task = "asr"
     try:
         model.save_to(str(tmp_path / "deaf.nemo"))
     finally:
         model.cfg.task = "joint"
-    with pytest.raises(SigmelError, match=r"deaf\.nemo: has not learned to speak"):
-        speak.main(["--model", str(tmp_path / "deaf.nemo"), "--output", str(tmp_path / "x"), str(corpus / "m.jsonl")])
+    assert main(["speak", str(tmp_path / "deaf.nemo"), *texts]) == 2
+    assert "deaf.nemo: has not learned to speak" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -130,13 +132,16 @@ def test_voices_are_those_of_a_manifest(corpus):
     model = DMelLMModel(configuration(corpus, lm={"speaker_size": 160}, task="tts"))
     rows = [Utterance(f"v{n}", f"{n}.wav", 0.2, "a", speaker) for n, speaker in enumerate("xyx")]
     write_manifest(corpus / "voices.jsonl", rows)
-    voices = speak.voices_of(model, corpus / "voices.jsonl")
+    voices = read_voices(model.dmel, corpus / "voices.jsonl")
     assert voices.keys() == {"x", "y"}
     samples, _ = soundfile.read(corpus / "1.wav", dtype="float32")
     expected = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]
     torch.testing.assert_close(voices["y"], expected)
+    synthesiser = NemoSynthesiser(model, seed=0)
     with pytest.raises(SigmelError, match="q: --voices has none for the speaker 'z'"):
-        list(speak.say(model, [Utterance("q", "q.wav", 1.0, "a", "z")], voices, 1, 0))
+        list(speak(synthesiser, [Utterance("q", "q.wav", 1.0, "a", "z")], corpus / "voices.jsonl", 1))
+    with pytest.raises(SigmelError, match="--voices: the model needs recordings of its speakers"):
+        list(speak(synthesiser, [], None, 1))
 
 
 @pytest.mark.parametrize(

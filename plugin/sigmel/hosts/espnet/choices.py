@@ -43,7 +43,7 @@ def extend(task: ModuleType) -> None:
 def contribute(choices: ClassChoices) -> None:
     """Add what is registered to these choices, if they are of a kind we have; harmless when repeated.
 
-    This is also the entry point of the group ``espnet2.plugins``, see patches/espnet-202611.
+    This is also the entry point of the group `espnet2.plugins`, see patches/espnet-202611.
 
     A registered class that cannot be loaded is left out, with a warning: it must not keep a program from running
     that has no use for it.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor
 
 from sigmel.errors import SigmelError
-from sigmel.recipes.espnet.transcribe import load_model, sample_rate
+from sigmel.hosts.espnet.restore import load_speech2text, measure, sample_rate
 from sigmel.routing_study.recogniser import BLANK, RoutedRecogniser
 
 
@@ -28,23 +25,13 @@ class EspnetRecogniser(RoutedRecogniser):
     """
 
     def __init__(self, model: Speech2Text):
-        asr, rate = model.asr_model, sample_rate(model)
+        asr, rate = model.asr_model, sample_rate(model.asr_train_args.frontend_conf)
         if getattr(asr, "ctc", None) is None:
             raise SigmelError("ctc_weight: 0: a model without CTC hears no token in a frame")
-        samples, features, frames = self._measure(asr, 10 * rate)
-        super().__init__(asr.encoder, rate, round(samples / features) / rate, round(features / frames), asr.token_list)
+        super().__init__(asr.encoder, rate, *measure(asr, rate), asr.token_list)
         self.asr = asr
         self._silent = {asr.token_list[number] for number in (BLANK, asr.sos, asr.eos)}
         self._tokenizer = model.tokenizer
-        self._tokenizer.tokens2text([])  # SentencePiece reads its file when first used, which may be gone by then
-
-    @staticmethod
-    @torch.no_grad()
-    def _measure(asr: ESPnetASRModel, samples: int) -> tuple[int, int, int]:
-        """So many samples, and their frames of features and of the encoder, which ESPnet's classes do not tell."""
-        device = next(asr.parameters()).device
-        speech, length = 0.1 * torch.randn(1, samples, device=device), torch.tensor([samples], device=device)
-        return samples, int(asr._extract_feats(speech, length)[1]), int(asr.encode(speech, length)[1])
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `RoutedRecogniser.encode`."""
@@ -65,14 +52,13 @@ class EspnetRecogniser(RoutedRecogniser):
 
 
 def load_recogniser(path: Path) -> EspnetRecogniser:
-    """Load a packed archive, or a ``.pth`` with its ``config.yaml`` beside it, by ESPnet, for inference.
+    """Load a packed archive, or a `.pth` with its `config.yaml` beside it, by ESPnet, for inference.
 
     Raises:
         SigmelError: naming the file: ESPnet cannot build it, or see `EspnetRecogniser`.
     """
-    with tempfile.TemporaryDirectory() as unpacked:
-        model = load_model(path, Path(unpacked), beam_size=1)
-        try:
-            return EspnetRecogniser(model).eval()
-        except SigmelError as error:
-            raise SigmelError(f"{path}: {error}") from error
+    model = load_speech2text(path, beam_size=1)
+    try:
+        return EspnetRecogniser(model).eval()
+    except SigmelError as error:
+        raise SigmelError(f"{path}: {error}") from error

@@ -1,8 +1,8 @@
 """Runs an ESPnet program with sigmel's classes among its choices.
 
-Two ways to the same end. ``sigmel-espnet asr_train --config train.yaml ...`` runs ``espnet2.bin.asr_train``; and
-``python -m sigmel.hosts.espnet.runner -m espnet2.bin.asr_train ...`` stands where ``python3`` stood, so that
-``./run.sh --python "python3 -m sigmel.hosts.espnet.runner"`` drives an unmodified recipe.
+Two ways to the same end. `sigmel-espnet asr_train --config train.yaml ...` runs `espnet2.bin.asr_train`; and
+`python -m sigmel.hosts.espnet.runner -m espnet2.bin.asr_train ...` stands where `python3` stood, so that
+`./run.sh --python "python3 -m sigmel.hosts.espnet.runner"` drives an unmodified recipe.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USAGE = "usage: python -m sigmel.hosts.espnet.runner -m MODULE ARGUMENT... | SCR
 
 
 def run_module(module: str, arguments: list[str]) -> None:
-    """Run a module as ``python -m`` does.
+    """Run a module as `python -m` does.
 
     Raises:
         SigmelError: there is no such module.
@@ -44,7 +44,7 @@ def run_program(program: str, arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run what ``python3 ARGUMENTS`` would: a module, a script or a line of code.
+    """Run what `python3 ARGUMENTS` would: a module, a script or a line of code.
 
     Raises:
         SigmelError: none of these is named.
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> None:
 
 
 def console() -> int:
-    """The command ``sigmel-espnet``: ``sigmel-espnet asr_train ...`` is ``espnet2.bin.asr_train`` with our classes."""
+    """The command `sigmel-espnet`: `sigmel-espnet asr_train ...` is `espnet2.bin.asr_train` with our classes."""
     match sys.argv[1:]:
         case [program, *rest] if not program.startswith("-"):
             return exit_status(lambda: run_program(program, rest))

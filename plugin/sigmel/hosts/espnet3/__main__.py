@@ -1,4 +1,4 @@
-"""``python -m sigmel.hosts.espnet3``: what a recipe's ``run.py`` would be."""
+"""`python -m sigmel.hosts.espnet3`: what a recipe's `run.py` would be."""
 
 from espnet3.systems.launch import launch
 

@@ -1,4 +1,4 @@
-"""sigmel's manifests as data of ESPnet3: ``data_src: sigmel.hosts.espnet3.manifest``."""
+"""sigmel's manifests as data of ESPnet3: `data_src: sigmel.hosts.espnet3.manifest`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Dataset(BaseDataset):
 
 
 class DatasetBuilder(dataset_builder.DatasetBuilder):
-    """Nothing to build: a manifest is made before, by a recipe's ``local/data.py`` or by you."""
+    """Nothing to build: a manifest is made before, by a recipe's `local/data.py` or by you."""
 
     def is_source_prepared(self, **kwargs: Any) -> bool:
         """True."""
@@ -58,7 +58,7 @@ class DatasetBuilder(dataset_builder.DatasetBuilder):
 
 
 def texts(manifest: str | Path | None) -> list[str]:
-    """The transcripts of a manifest, for ``tokenizer.text_builder``; raises as `Dataset` does."""
+    """The transcripts of a manifest, for `tokenizer.text_builder`; raises as `Dataset` does."""
     return [row["text"] for row in _rows(manifest)]
 
 

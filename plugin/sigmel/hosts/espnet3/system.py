@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class ASRSystem(system.ASRSystem):
-    """ESPnet3's ASRSystem, with ``routing`` after its stages, and without those of its web demonstration.
+    """ESPnet3's ASRSystem, with `routing` after its stages, and without those of its web demonstration.
 
-    ``routing`` encodes the first utterances of each test set of the inference configuration, and writes
-    ``routing.json`` (see `RoutingStatistics.summary`) and ``routing.png`` (the load of each expert in each layer)
+    `routing` encodes the first utterances of each test set of the inference configuration, and writes
+    `routing.json` (see `RoutingStatistics.summary`) and `routing.png` (the load of each expert in each layer)
     beside its transcripts. A model without routers leaves nothing.
     """
 

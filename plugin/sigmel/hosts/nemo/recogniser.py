@@ -77,7 +77,7 @@ class NeMoRecogniser(RoutedRecogniser):
 
 
 def load_recogniser(path: Path) -> NeMoRecogniser:
-    """Load a ``.nemo`` file for inference, by NeMo.
+    """Load a `.nemo` file for inference, by NeMo.
 
     Raises:
         SigmelError: naming the file: NeMo cannot restore it, or see `NeMoRecogniser`.

@@ -1,4 +1,4 @@
-"""Models from ``.nemo`` files."""
+"""Models from `.nemo` files."""
 
 from __future__ import annotations
 

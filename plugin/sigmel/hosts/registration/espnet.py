@@ -1,6 +1,6 @@
 """Puts our classes among ESPnet's choices, without importing ESPnet.
 
-An ESPnet task offers what stands in its module's ``encoder_choices``, ``frontend_choices`` and so on. ESPnet has no
+An ESPnet task offers what stands in its module's `encoder_choices`, `frontend_choices` and so on. ESPnet has no
 plug-in hook, but these are plain dictionaries, read when the command line is parsed. `register` adds to those of every
 task module that is loaded already, and watches for the others: a task that is imported later is extended right after
 its import. So registration costs nothing in a program that uses no ESPnet, and comes early enough in one that does.

@@ -1,16 +1,16 @@
 """Lets NeMo build our classes from a YAML file, without importing NeMo.
 
-NeMo instantiates only the ``_target_`` classes whose path starts with a prefix on its list
-``nemo.core.classes.common.ALLOWED_TARGET_PREFIXES``. Three hooks put ours on it, so that NeMo's own scripts work
+NeMo instantiates only the `_target_` classes whose path starts with a prefix on its list
+`nemo.core.classes.common.ALLOWED_TARGET_PREFIXES`. Three hooks put ours on it, so that NeMo's own scripts work
 unmodified:
 
-- the entry point ``lightning.pytorch.callbacks_factory``, read by every Lightning ``Trainer``;
-- the Hydra search-path plugin ``hydra_plugins.sigmel_searchpath``, read by every Hydra program;
-- ``import sigmel.hosts.nemo``, for a bare ``ASRModel.restore_from``.
+- the entry point `lightning.pytorch.callbacks_factory`, read by every Lightning `Trainer`;
+- the Hydra search-path plugin `hydra_plugins.sigmel_searchpath`, read by every Hydra program;
+- `import sigmel.hosts.nemo`, for a bare `ASRModel.restore_from`.
 
 The first two run in programs that may have nothing to do with NeMo, so this module imports nothing heavy and acts only
 when NeMo is already there. That is early enough: a program that builds NeMo models has imported NeMo by the time it
-makes a Trainer or enters ``hydra_runner``.
+makes a Trainer or enters `hydra_runner`.
 """
 
 import sys

@@ -1,71 +1,57 @@
-"""Say the texts of a manifest with a synthesiser that ESPnet packed.
-
-``python -m sigmel.recipes.espnet.speak --model model.zip --output spoken texts.jsonl`` writes sound (``spoken/wav/``)
-and a manifest of it (``spoken/spoken.jsonl``), which a recogniser can be tried on.
-"""
+"""Speaking with a synthesiser that ESPnet saved."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from espnet2.bin.tts_inference import Text2Speech
-from espnet2.main_funcs.pack_funcs import unpack
+from torch import Tensor
 
-from sigmel.errors import SigmelError, exit_status
-from sigmel.files.manifest import Utterance, read_manifest
-from sigmel.hosts.registration import espnet as espnet_registration
-from sigmel.recipes.options import at_least
-from sigmel.recipes.spoken import write_spoken
-
-espnet_registration.register()
+from sigmel.errors import SigmelError
+from sigmel.hosts.espnet.dmel_lm import RichTTS
+from sigmel.hosts.espnet.restore import load_text2speech
+from sigmel.recipes.synthesis import Synthesiser
 
 
-def load_model(archive: Path, folder: Path, seed: int) -> Text2Speech:
-    """Build ESPnet's synthesiser of an archive, unpacked into a folder.
+class EspnetSynthesiser(Synthesiser):
+    """A synthesiser of ESPnet, which says one text at a time, always with the same random numbers.
+
+    Args:
+        model: ESPnet's inference class, with the model.
+        **options: of sampling, which only our language model over dMel (`tts: dmel_lm`) has.
 
     Raises:
-        SigmelError: there is no such file, or it is no archive of an ESPnet synthesiser.
+        SigmelError: options of sampling for another model.
     """
-    if not archive.is_file():
-        raise SigmelError(f"{archive}: no such model; train one first")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        files = unpack(archive, folder)
-        return Text2Speech(files["train_config"], files["model_file"], device=device, seed=seed, always_fix_seed=True)
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{archive}: not a synthesiser that ESPnet packed ({error})") from error
+
+    def __init__(self, model: Text2Speech, **options: Any) -> None:
+        self.model, self.sample_rate = model, model.fs
+        ours = isinstance(model.tts, RichTTS)
+        self.dmel = model.tts.dmel if ours and model.use_spembs else None
+        if ours:
+            model.tts.sampling |= options
+        elif options:
+            raise SigmelError(f"{', '.join(options)}: {type(model.tts).__name__} does not sample; leave them out")
+
+    def speak(self, texts: Sequence[str], voices: Tensor | None, number: int) -> Iterator[np.ndarray]:
+        """See `Synthesiser.speak`."""
+        for at, text in enumerate(texts):
+            spoken = self.model(text, spembs=None if voices is None else voices[at])
+            yield spoken["wav"].cpu().numpy()
 
 
-def say(model: Text2Speech, texts: Sequence[Utterance]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of a text and its samples."""
-    for number, text in enumerate(texts):
-        yield number, model(text.text)["wav"].cpu().numpy()
+def load(path: Path, seed: int, **options: Any) -> EspnetSynthesiser:
+    """Load a model for speaking; see `EspnetSynthesiser`.
 
+    Args:
+        path: archive that ESPnet packed, or a `.pth` with its `config.yaml` beside it.
+        seed: of the random numbers.
+        **options: see `EspnetSynthesiser`. Defaults: the model's own.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Speak from the command line."""
-    parser = argparse.ArgumentParser(description="Say the texts of a manifest with a model that ESPnet packed.")
-    parser.add_argument("texts", type=Path, help="manifest (JSON lines); if it has sound, that is not heard")
-    parser.add_argument("--model", type=Path, required=True, help="the archive")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the sound; must not exist yet")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of the random numbers (default: %(default)s)")
-    return run(parser.parse_args(argv))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Speak the texts that `sigmel speak` was given."""
-    texts = list(read_manifest(args.texts))
-    with tempfile.TemporaryDirectory() as unpacked:
-        model = load_model(args.model, Path(unpacked), args.seed)
-        print(write_spoken(args.output, texts, say(model, texts), model.fs))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    Raises:
+        SigmelError: a file that ESPnet cannot build, or see `EspnetSynthesiser`.
+    """
+    return EspnetSynthesiser(load_text2speech(path, seed), **options)

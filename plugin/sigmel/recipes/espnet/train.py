@@ -1,18 +1,14 @@
-"""Train an ESPnet recogniser, or synthesiser, on manifests, so that a killed run goes on where it stopped.
+"""Training a recogniser or a synthesiser in ESPnet, so that a killed run goes on where it stopped.
 
-``python -m sigmel.recipes.espnet.train --config tiny.yaml --exp-dir exp/mine --tokenizer exp/mine/tokenizer
---train train.jsonl --valid dev.jsonl [--task tts] [options of asr_train or tts_train]``
-
-ESPnet's own training (``espnet2.bin.asr_train``) plus what a recipe needs: checks of the manifests before anything
-starts, the files ESPnet reads (``wav.scp``, ``text``, shapes, a token list), ``metrics.csv``, ``train.json``, and
-``model.zip``, packed as ``espnet2.bin.pack`` does, which exists only when it is complete.
+ESPnet's own training (`espnet2.bin.asr_train`, `tts_train`) plus what a recipe needs: checks of the manifests before
+anything starts, the files ESPnet reads (`wav.scp`, `text`, shapes, a token list), `metrics.csv`, `train.json`, and
+`model.zip`, packed as `espnet2.bin.pack` does, which exists only when it is complete.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,43 +21,84 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.reporter import Reporter
 from omegaconf import OmegaConf
 
-from sigmel.errors import SigmelError, exit_status
+from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
-from sigmel.files.audio import parse_sample_rate
 from sigmel.files.manifest import Utterance
-from sigmel.hosts.registration import espnet as espnet_registration
-from sigmel.models.stack import parameter_counts
+from sigmel.hosts.espnet.restore import measure, sample_rate
+from sigmel.models.stack import ParameterCounts, parameter_counts
 from sigmel.recipes.configuration import read_configuration
-from sigmel.recipes.trainable import trainable
-from sigmel.scoring.metrics import write_metrics, write_train_facts
+from sigmel.recipes.training import Trained, trainable, write_metrics
 from sigmel.tokens.text import load_tokenizer
 
-espnet_registration.register()
-
 TASKS = {"asr": "ASRTask", "tts": "TTSTask"}  # of espnet2.tasks.<name>
-ANY_LENGTH = 0.001  # seconds a frame: so many that any text finds room, where none is aligned to them
+UNALIGNED = 0.001  # seconds a frame: any text finds room where text is not aligned to frames
 
 
-def task_of(name: str) -> type[AbsTask]:
-    """ESPnet's class, whose import takes its time."""
-    return getattr(importlib.import_module(f"espnet2.tasks.{name}"), TASKS[name])
+def run(args: argparse.Namespace) -> None:
+    """Train as `sigmel train` was told; go on from ESPnet's checkpoint where there is one.
+
+    Raises:
+        SigmelError: a setting, a manifest or a recording that cannot be used.
+    """
+    exp, work, task_name = args.output, args.output / "espnet", args.task or "asr"
+    config = OmegaConf.to_container(read_configuration(args.config), resolve=True)
+    section = "tts_conf" if task_name == "tts" else "encoder_conf"
+    if config.get("decoder") == "dmel_lm":
+        section = "decoder_conf"
+    config[section] = (config.get(section) or {}) | OmegaConf.to_container(OmegaConf.from_dotlist(args.set))
+    seed = config.get("seed", 1) if args.seed is None else args.seed
+    bpemodel = str(args.tokenizer / "tokenizer.model")
+    command = ["--config", _write(exp / "train.yaml", [yaml.safe_dump(config, sort_keys=False)])]
+    command += ["--token_list", _write(exp / "tokens.txt", token_list(args.tokenizer))]
+    command += ["--token_type", "bpe", "--bpemodel", bpemodel, "--output_dir", str(work), "--resume", "true"]
+    command += ["--seed", str(seed), "--ngpu", str(int(torch.cuda.is_available())), *args.host_options]
+
+    task = getattr(importlib.import_module(f"espnet2.tasks.{task_name}"), TASKS[task_name])
+    rate, frame, parameters = build(task, command)
+    for part in ("train", "valid"):
+        kept, _ = trainable(getattr(args, part), args.tokenizer, frame, exp / f"{part}.skipped.jsonl")
+        scp, text, *shapes = write_corpus(kept, exp / part, rate, args.tokenizer)
+        command += [f"--{part}_data_path_and_name_and_type", f"{scp},speech,sound"]
+        command += [f"--{part}_data_path_and_name_and_type", f"{text},text,text"]
+        command += [option for shape in shapes for option in (f"--{part}_shape_file", shape)]
+    task.main(cmd=command)
+
+    settings = yaml.safe_load((work / "config.yaml").read_text())
+    phase, criterion, _ = settings["best_model_criterion"][0]
+    reporter = Reporter()
+    reporter.load_state_dict(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"])
+    rows = metrics(reporter.stats)
+    write_metrics(exp / "metrics.csv", rows)
+    prefix = "asr_" if task_name == "asr" else ""
+    files = [f"--{prefix}train_config", str(work / "config.yaml"), "--option", bpemodel]
+    files += [f"--{prefix}model_file", str(work / f"{phase}.{criterion}.ave.pth")]
+    trained = Trained(parameters, int(rows[-1]["step"]), rows[-1]["seconds"])
+    trained.write(exp / "model.zip", lambda path: pack.main(cmd=[task_name, *files, "--outpath", str(path)]))
 
 
-def audio_of(task: str, config: dict[str, Any]) -> tuple[int, float]:
-    """The sample rate, in Hz, that a model takes, and the seconds between the frames that CTC aligns text to."""
-    if task == "tts":
-        return config.get("tts_conf", {}).get("dmel", {}).get("sample_rate", 16000), ANY_LENGTH
-    frontend, encoder = config.get("frontend_conf", {}), config.get("encoder_conf", {})
-    frame = frontend.get("window_stride", 0.01) * encoder.get("subsampling_factor", 4)
-    aligned = config.get("model_conf", {}).get("ctc_weight", 0.5) > 0
-    return parse_sample_rate(frontend.get("fs", 16000)), frame if aligned else ANY_LENGTH
+def build(task: type[AbsTask], command: Sequence[str]) -> tuple[int, float, ParameterCounts]:
+    """Build the model that a task would train, to see what it takes and how large it is.
+
+    Returns:
+        The sample rate in Hz, the seconds between the frames that CTC aligns text to, and the number of parameters.
+    """
+    args = task.get_parser().parse_args(command)
+    model = task.build_model(args).eval()
+    parameters = parameter_counts(model)
+    if hasattr(model, "tts"):
+        return model.tts.fs, UNALIGNED, parameters
+    rate = sample_rate(args.frontend_conf)
+    if model.ctc_weight == 0:
+        return rate, UNALIGNED, parameters
+    window_stride, factor = measure(model, rate)
+    return rate, window_stride * factor, parameters
 
 
 def write_corpus(utterances: Sequence[Utterance], folder: Path, rate: int, tokenizer_dir: Path) -> list[str]:
-    """Write ``wav.scp``, ``text`` and the shapes ESPnet makes batches by.
+    """Write `wav.scp`, `text` and the shapes ESPnet makes batches by.
 
-    ESPnet's ``--collect_stats`` would find the shapes by reading all audio once more, for statistics that no model
-    with a front end of its own normalisation wants.
+    ESPnet's `--collect_stats` would find the shapes by reading all audio once more, for statistics that no model with
+    a front end of its own normalisation wants.
 
     Returns:
         The files: wav.scp, text, speech_shape, text_shape.
@@ -94,14 +131,13 @@ def token_list(tokenizer_dir: Path) -> list[str]:
 
 
 def metrics(epochs: dict[int, dict[str, dict[str, Any]]]) -> list[dict[str, float]]:
-    """Rows of ``metrics.csv`` from ESPnet's reporter, one an epoch."""
-    rows, step, seconds = [], 0, 0.0
+    """Rows of `metrics.csv` from ESPnet's reporter, one an epoch."""
+    rows, seconds = [], 0.0
     for epoch in sorted(epochs):
         training, validation = epochs[epoch]["train"], epochs[epoch]["valid"]
-        step = int(training["total_count"])
         seconds += sum(part["time"].total_seconds() for part in (training, validation))
         row = {
-            "step": step,
+            "step": int(training["total_count"]),
             "seconds": round(seconds, 1),
             "train_loss": float(training["loss"]),
             "aux_loss": float(training.get("aux_loss", 0.0)),
@@ -114,80 +150,7 @@ def metrics(epochs: dict[int, dict[str, dict[str, Any]]]) -> list[dict[str, floa
     return rows
 
 
-def train(options: argparse.Namespace, espnet_options: Sequence[str]) -> None:
-    """Train as the options say; go on from ESPnet's checkpoint where there is one.
-
-    Raises:
-        SigmelError: a setting, a manifest or a recording that cannot be used.
-    """
-    exp_dir, work = options.exp_dir, options.exp_dir / "espnet"
-    config = OmegaConf.to_container(read_configuration(options.config), resolve=True)
-    section = "tts_conf" if options.task == "tts" else "encoder_conf"
-    if config.get("decoder") == "dmel_lm":
-        section = "decoder_conf"
-    config.setdefault(section, {}).update(OmegaConf.to_container(OmegaConf.from_dotlist(getattr(options, "set", []))))
-    rate, frame = audio_of(options.task, config)
-    command = ["--config", _write(exp_dir / "train.yaml", [yaml.safe_dump(config, sort_keys=False)])]
-    for part in ("train", "valid"):
-        manifest, listed = getattr(options, part), exp_dir / f"{part}.skipped.jsonl"
-        kept, _ = trainable(manifest, options.tokenizer, frame, listed)
-        scp, text, *shapes = write_corpus(kept, exp_dir / part, rate, options.tokenizer)
-        command += [f"--{part}_data_path_and_name_and_type", f"{scp},speech,sound"]
-        command += [f"--{part}_data_path_and_name_and_type", f"{text},text,text"]
-        command += [option for shape in shapes for option in (f"--{part}_shape_file", shape)]
-    bpemodel = str(options.tokenizer / "tokenizer.model")
-    command += ["--token_list", _write(exp_dir / "tokens.txt", token_list(options.tokenizer))]
-    command += ["--token_type", "bpe", "--bpemodel", bpemodel, "--output_dir", str(work), "--resume", "true"]
-    command += ["--seed", str(options.seed), "--ngpu", str(int(torch.cuda.is_available()))]
-    task = task_of(options.task)
-    task.main(cmd=[*command, *espnet_options])
-
-    config_file = work / "config.yaml"
-    settings = yaml.safe_load(config_file.read_text())
-    phase, criterion, _ = settings["best_model_criterion"][0]
-    weights = work / f"{phase}.{criterion}.ave.pth"
-    model, _ = task.build_model_from_file(config_file, weights)
-    reporter = Reporter()
-    reporter.load_state_dict(torch.load(work / "checkpoint.pth", weights_only=False)["reporter"])
-    rows = metrics(reporter.stats)
-    write_metrics(exp_dir / "metrics.csv", rows)
-    write_train_facts(exp_dir / "train.json", rows[-1]["seconds"], int(rows[-1]["step"]), parameter_counts(model))
-    with atomic_path(exp_dir / "model.zip") as temporary:
-        prefix = "asr_" if options.task == "asr" else ""
-        files = [f"--{prefix}train_config", str(config_file), f"--{prefix}model_file", str(weights)]
-        files += ["--option", bpemodel]
-        pack.main(cmd=[options.task, *files, "--outpath", str(temporary)])
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train as `sigmel train` was told."""
-    args.exp_dir, args.task = args.output, args.task or "asr"
-    train(args, args.host_options)
-
-
 def _write(path: Path, lines: Iterable[str]) -> str:
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return str(path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train from the command line."""
-    parser = argparse.ArgumentParser(
-        description="Train an ESPnet recogniser, or synthesiser, on manifests.",
-        epilog="Other options are those of asr_train, or tts_train.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--task", choices=TASKS, default="asr", help="default: %(default)s")
-    parser.add_argument("--config", type=Path, action="append", required=True, help="YAML for ESPnet; a later wins")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the experiment")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the SentencePiece tokenizer")
-    parser.add_argument("--train", type=Path, required=True, help="manifest to train on")
-    parser.add_argument("--valid", type=Path, required=True, help="manifest to choose the weights by")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    train(*parser.parse_known_args(argv))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))

@@ -1,149 +1,107 @@
-"""Transcribe manifests with an archive that ESPnet packed, and time it.
-
-``python -m sigmel.recipes.espnet.transcribe --model model.zip --output DIR test.jsonl other.jsonl`` writes, for each
-manifest, its rows with ``pred_text`` (``<name>.jsonl``), those without usable audio (``<name>.skipped.jsonl``;
-transcribed as nothing, so that they count as deletions), the time it took (``<name>.timing.json``) and, with
-``--routing-stats``, where the router sent the frames (``<name>.routing.json``). The search is ESPnet's own, or, with
-``--graph``, of the CTC branch as a graph allows.
-"""
+"""Transcribing with a model that ESPnet saved, by ESPnet's own search or, of its CTC branch, by a graph."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
-from espnet2.main_funcs.pack_funcs import unpack
 
-from sigmel.decoding.search.decoder import GraphDecoder, add_decoding_options, decoding_options
-from sigmel.errors import SigmelError, exit_status
-from sigmel.files.atomic import atomic_dir
-from sigmel.files.audio import parse_sample_rate, read_audio
-from sigmel.files.manifest import read_rows
+from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.tokens import ModelTokens, spelling_by
+from sigmel.decoding.search.alignment import align
+from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.asr_inference_graph import by_graph
-from sigmel.hosts.registration import espnet as espnet_registration
-from sigmel.routing_study.statistics import WATCHED, watch_routing
-from sigmel.scoring.decoded import write_decoded
-
-espnet_registration.register()
-
-Row = dict[str, Any]
+from sigmel.hosts.espnet.restore import load_speech2text, measure, sample_rate
+from sigmel.recipes.transcription import Batches, Transcriber, Transcript, Word
 
 
-def load_model(archive: Path, folder: Path, beam_size: int, kind: type[Speech2Text] = Speech2Text) -> Speech2Text:
-    """Build ESPnet's recogniser, whose search weighs CTC and decoder as its training did.
+class EspnetTranscriber(Transcriber):
+    """A speech recogniser of ESPnet.
+
+    The times of words are those of the best alignment of the transcript by CTC.
 
     Args:
-        archive: what ESPnet packed, or a ``.pth`` with its ``config.yaml`` beside it.
-        folder: where an archive is unpacked.
-        beam_size: hypotheses kept.
-        kind: ESPnet's recogniser, or one like it.
+        model: ESPnet's inference class, with the model.
+        timestamps: whether the words of transcripts are aligned.
+        lexicon: how words are spelled with the model's tokens. Default: None, as the tokenizer does.
 
     Raises:
-        SigmelError: there is no such file, or it is no archive of an ESPnet recogniser.
+        SigmelError: timestamps are asked for, and the model has no CTC.
     """
-    if not archive.is_file():
-        raise SigmelError(f"{archive}: no such model; train one first")
-    try:
-        files = {"asr_train_config": archive.parent / "config.yaml", "asr_model_file": archive}
-        if archive.suffix != ".pth":
-            files = unpack(archive, folder)
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{archive}: not an archive that ESPnet packed ({error})") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with open(files["asr_train_config"], encoding="utf-8") as config:
-        ctc_weight = yaml.safe_load(config)["model_conf"]["ctc_weight"]
-    return kind(**files, device=device, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=0.0, penalty=0.0)
+
+    module: ESPnetASRModel
+    batched = False
+
+    def __init__(self, model: Speech2Text, timestamps: bool = False, lexicon: Lexicon | None = None) -> None:
+        self.model, self.module, self.timestamps, self.lexicon = model, model.asr_model, timestamps, lexicon
+        if timestamps and getattr(self.module, "ctc", None) is None:
+            raise SigmelError("--timestamps: a model without CTC (ctc_weight: 0) has none; one with CTC does")
+        self.sample_rate = sample_rate(model.asr_train_args.frontend_conf)
+        self.window_stride, factor = measure(self.module, self.sample_rate)
+        self._frame_seconds = self.window_stride * factor
+        self._tokens = _tokens_of(model)
+
+    @torch.inference_mode()
+    def transcribe(self, batches: Batches) -> list[Transcript]:
+        """See `Transcriber.transcribe`."""
+        found = []
+        for batch in batches:
+            for samples in batch:
+                text = self.model(samples)[0][0]
+                found.append(Transcript(text, self._words(samples, text) if self.timestamps else ()))
+        return found
+
+    @torch.inference_mode()
+    def encode(self, batches: Batches) -> None:
+        """See `Transcriber.encode`."""
+        for batch in batches:
+            for samples in batch:
+                self._encoded(samples)
+
+    def _encoded(self, samples: np.ndarray) -> torch.Tensor:
+        speech = torch.from_numpy(samples)[None].to(self.model.device)
+        hidden, _ = self.module.encode(speech, torch.tensor([len(samples)], device=self.model.device))
+        return hidden[0] if isinstance(hidden, tuple) else hidden  # a tuple has outputs of other layers, too
+
+    def _words(self, samples: np.ndarray, text: str) -> list[Word]:
+        if not (words := text.split()):
+            return []
+        log_probs = self.module.ctc.log_softmax(self._encoded(samples))[0].float().cpu().numpy()
+        path = align(log_probs, words, self._tokens.names, 0, self.lexicon or self._tokens.lexicon(words))
+        frame = self._frame_seconds
+        return [Word(name, round(start * frame, 3), round(end * frame, 3)) for name, start, end in path.words]
 
 
-def transcribe(model: Speech2Text, rows: list[Row]) -> tuple[list[Row], list[Row], float, float]:
-    """Transcribe manifest rows, an utterance at a time, as ESPnet does.
+def _tokens_of(model: Speech2Text) -> ModelTokens:
+    """The tokens of a model, and how its tokenizer spells words; what it cannot spell is `<unk>`."""
+    names = tuple(model.asr_model.token_list)
 
-    Returns:
-        The rows with ``pred_text``; those whose audio could not be used, with a ``reason``; the seconds of audio that
-        were transcribed, and the seconds it took, reading included.
+    def pieces(word: str) -> list[str]:
+        return [piece if piece in names else "<unk>" for piece in model.tokenizer.text2tokens(word)]
+
+    separator = names.index("<space>") if "<space>" in names else None
+    return ModelTokens(names, 0, spelling_by(names, pieces), separator)
+
+
+def load(path: Path, graph: Path | None = None, timestamps: bool = False, **options: Any) -> EspnetTranscriber:
+    """Load a model for transcribing.
+
+    Args:
+        path: archive that ESPnet packed, or a `.pth` with its `config.yaml` beside it.
+        graph: decode with this graph. Default: None, by ESPnet's own search.
+        timestamps: whether transcripts have words with their times.
+        **options: of `GraphDecoder`.
+
+    Raises:
+        SigmelError: a file that ESPnet cannot build, a graph of other tokens, or see `EspnetTranscriber`.
     """
-    texts, skipped, audio_seconds, started = {}, [], 0.0, time.monotonic()
-    for number, (row, samples) in enumerate(read_samples(rows, sample_rate(model))):
-        if isinstance(samples, str):
-            skipped.append(row | {"pred_text": "", "reason": samples})
-            continue
-        audio_seconds += len(samples) / sample_rate(model)
-        texts[number] = model(samples)[0][0]
-    transcribed = [row | {"pred_text": texts.get(number, "")} for number, row in enumerate(rows)]
-    return transcribed, skipped, audio_seconds, time.monotonic() - started
-
-
-def routing_report(model: Speech2Text, rows: list[Row]) -> dict[str, Any] | None:
-    """Encode rows once more, untimed, and see where the router sends the frames.
-
-    Returns:
-        See `RoutingWatch.report`; None for a model without routers, or where no row has usable audio.
-    """
-    encoded = []
-    with watch_routing(model.asr_model) as watch, torch.inference_mode():
-        if watch is None:
-            return None
-        for row, samples in read_samples(rows, sample_rate(model)):
-            if not isinstance(samples, str):
-                speech = torch.from_numpy(samples)[None].to(model.device)
-                model.asr_model.encode(speech, torch.tensor([len(samples)], device=model.device))
-                encoded.append(row)
-    hop = model.asr_train_args.frontend_conf.get("window_stride", 0.01)
-    return watch.report(encoded, hop) if encoded else None
-
-
-def read_samples(rows: Iterable[Row], rate: int) -> Iterator[tuple[Row, np.ndarray | str]]:
-    """Each row with its samples, or with the reason why its audio cannot be used."""
-    for row in rows:
-        try:
-            samples = read_audio(row["audio_filepath"], rate)[0]
-            if len(samples) < rate // 10:
-                raise SigmelError(f"{len(samples)} samples are too few to transcribe; need {rate // 10}")
-        except (SigmelError, OSError) as error:
-            yield row, str(error)
-        else:
-            yield row, samples
-
-
-def sample_rate(model: Speech2Text) -> int:
-    """Hz, of the model's front end."""
-    return parse_sample_rate(model.asr_train_args.frontend_conf.get("fs", 16000))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Transcribe from the command line."""
-    parser = argparse.ArgumentParser(description="Transcribe manifests with a model that ESPnet packed.")
-    parser.add_argument("manifests", nargs="+", type=Path, help="manifests (JSON lines)")
-    parser.add_argument("--model", type=Path, required=True, help="the archive")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the transcripts; must not exist yet")
-    parser.add_argument("--beam-size", type=int, default=5, help="hypotheses kept (default: %(default)s)")
-    parser.add_argument("--routing-stats", action="store_true", help="also write where the router sent the frames")
-    add_decoding_options(parser)
-    return run(parser.parse_args(argv))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Transcribe the manifests that `sigmel transcribe` was given."""
-    kind = by_graph(GraphDecoder(args.graph, **decoding_options(args))) if args.graph else Speech2Text
-    with tempfile.TemporaryDirectory() as unpacked, atomic_dir(args.output) as folder:
-        model = load_model(args.model, Path(unpacked), getattr(args, "beam_size", 5), kind)
-        for manifest in args.manifests:
-            rows = read_rows(manifest)
-            print(write_decoded(folder, manifest.stem, *transcribe(model, rows), batch_size=1))
-            if args.routing_stats and (report := routing_report(model, rows[:WATCHED])):
-                (folder / f"{manifest.stem}.routing.json").write_text(json.dumps(report))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    if not graph:
+        return EspnetTranscriber(load_speech2text(path), timestamps)
+    decoder = GraphDecoder(graph, **options)
+    lexicon = None if decoder.graph.writes_tokens else decoder.graph.lexicon
+    return EspnetTranscriber(load_speech2text(path, kind=by_graph(decoder)), timestamps, lexicon)

@@ -38,7 +38,7 @@ def allow_fused_optimizers(trainer: pl.Trainer) -> None:
 def cpu_precision() -> str:
     """Lightning's name of the fastest precision to train in: bfloat16 where this CPU has instructions for it.
 
-    A configuration says ``precision: ${cpu_precision:}``.
+    A configuration says `precision: ${cpu_precision:}`.
     """
     features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones of torch do not tell
     return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"

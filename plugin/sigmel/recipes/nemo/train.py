@@ -1,13 +1,10 @@
-"""Train a NeMo model from a Hydra configuration, so that a killed run goes on where it stopped.
+"""Training in NeMo from a Hydra configuration, so that a killed run goes on where it stopped.
 
-``python -m sigmel.recipes.nemo.train --config-path egs/fsdd/asr1/conf --config-name tiny recipe.exp_dir=exp/mine ...``
-
-NeMo's own pattern (``hydra_runner``, ``Trainer``, ``EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)`` or the class
-that ``model.target`` names, ``fit``, ``save_to``) plus what a recipe needs: checks of the manifests before anything
-starts, one line of progress, ``metrics.csv``, checkpoints to resume from, the average of the last checkpoints, and
-``model.nemo`` that exists only when it is complete. The recipe's own options are the fields of `Recipe`, under
-``recipe`` in the configuration.
-NeMo's ``init_from_nemo_model: model.nemo``, at the top, begins with the weights of another model, see `initialise`.
+NeMo's own pattern (`Trainer`, `EncDecCTCModelBPE(cfg=cfg.model, trainer=trainer)` or the class that `model.target`
+names, `fit`, `save_to`) plus what a recipe needs: checks of the manifests before anything starts, a progress bar,
+`metrics.csv`, checkpoints to resume from, the average of the last checkpoints, and `model.nemo` that exists only when
+it is complete. The recipe's own options are the fields of `Recipe`, under `recipe` in the configuration.
+NeMo's `init_from_nemo_model: model.nemo`, at the top, begins with the weights of another model, see `initialise`.
 """
 
 from __future__ import annotations
@@ -27,33 +24,31 @@ from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.core import ModelPT
-from nemo.core.config import hydra_runner
 from nemo.utils import logging as nemo_logging
 from nemo.utils.model_utils import import_class_by_path
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from sigmel.checkpoints.strict import check_when_loaded
-from sigmel.errors import SigmelError, exit_status
+from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 from sigmel.files.manifest import write_manifest
 from sigmel.models.stack import parameter_counts
 from sigmel.recipes.configuration import read_configuration
 from sigmel.recipes.nemo.precision import allow_fused_optimizers
 from sigmel.recipes.nemo.progress import Progress
-from sigmel.recipes.trainable import trainable
-from sigmel.scoring.metrics import write_train_facts
+from sigmel.recipes.training import Trained, trainable
 
 
 @dataclass
 class Recipe:
-    """Options of the recipe, beside NeMo's ``trainer`` and ``model``.
+    """Options of the recipe, beside NeMo's `trainer` and `model`.
 
     Attributes:
         exp_dir: folder of the experiment.
         seed: seed of the initial weights, the order of the data and the augmentation.
         threads: CPU threads; None leaves torch's choice.
-        log_every: steps between two rows of ``metrics.csv``.
+        log_every: steps between two rows of `metrics.csv`.
         checkpoint_every: steps between two checkpoints; a killed run loses at most so many.
         average_last: the final weights are the mean of this many last checkpoints; 1 takes the last alone.
     """
@@ -72,17 +67,50 @@ class Recipe:
                 raise SigmelError(f"recipe.{name}: {value} must be at least 1")
 
 
-def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
-    """Check every utterance of a data set before training, see `sigmel.recipes.trainable`.
-
-    Where some have to be left out, the section then reads a manifest of the others, ``<exp_dir>/<name>.jsonl``.
+def run(args: argparse.Namespace) -> None:
+    """Train as `sigmel train` was told.
 
     Raises:
-        SigmelError: the section names no manifest, or see `sigmel.recipes.trainable`.
+        SigmelError: a setting or a manifest that cannot be used.
     """
-    if not section.manifest_filepath:
-        raise SigmelError(f"model.{name}_ds.manifest_filepath: names no manifest")
-    frame = model.preprocessor.window_stride * model.encoder.get("subsampling_factor", 1)
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        cfg = read_configuration(args.config, args.host_options)
+        with open_dict(cfg):
+            place_options(cfg, args)
+        train(cfg)
+    except OmegaConfBaseException as error:  # a key or a value that the configuration cannot have
+        raise SigmelError(f"{', '.join(map(str, args.config))}: {error}") from error
+
+
+def place_options(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Write the options of `sigmel train` where a NeMo configuration has them."""
+    model = cfg.model
+    options = model.lm if "lm" in model else model.encoder.conf if "conf" in model.encoder else model.encoder
+    options.merge_with_dotlist(args.set)
+    if args.task and "task" in model:
+        model.task = args.task
+    elif args.task == "tts":
+        raise SigmelError(f"--task tts: the model of {args.config[-1]} does not speak (no model.task)")
+    cfg.setdefault("recipe", {}).exp_dir = str(args.output)
+    if args.seed is not None:
+        cfg.recipe.seed = args.seed
+    model.tokenizer.dir = str(args.tokenizer)
+    for section, data in ((model.train_ds, args.train), (model.validation_ds, args.valid)):
+        section["archives" if "archives" in section else "manifest_filepath"] = str(data)
+
+
+def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
+    """Check every utterance of a data set before training, see `trainable`.
+
+    Where some have to be left out, the section then reads a manifest of the others, `<exp_dir>/<name>.jsonl`.
+
+    Raises:
+        SigmelError: see `trainable`.
+    """
+    frame = model.preprocessor.window_stride * _encoder_options(model).get("subsampling_factor", 1)
     listed = exp_dir / f"{name}.skipped.jsonl"
     kept, skipped = trainable(Path(section.manifest_filepath), Path(model.tokenizer.dir), frame, listed)
     if skipped:
@@ -91,7 +119,7 @@ def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: P
 
 
 def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
-    """Raise a SigmelError if ``checkpoint`` cannot be read, or was made with other settings than ``cfg``."""
+    """Raise a SigmelError if `checkpoint` cannot be read, or was made with other settings than `cfg`."""
     if settings.read_text() != OmegaConf.to_yaml(cfg, resolve=True):
         raise SigmelError(
             f"{settings.parent} was begun with other settings (see {settings.name}); remove it to start anew"
@@ -103,10 +131,10 @@ def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
 
 
 def initialise(model: ModelPT, cfg: DictConfig) -> None:
-    """Begin with the weights of ``init_from_nemo_model``, if the configuration names one: with all of them.
+    """Begin with the weights of `init_from_nemo_model`, if the configuration names one: with all of them.
 
     NeMo would leave at its random start what the file lacks, and drop what the model lacks. It still does so where
-    ``init_from_nemo_model`` is a mapping that includes and excludes parts, which asks for it. An option of the encoder
+    `init_from_nemo_model` is a mapping that includes and excludes parts, which asks for it. An option of the encoder
     that is not the file's is told: it may be meant, but no weight shows it.
 
     Raises:
@@ -138,7 +166,7 @@ def _encoder_options(model: DictConfig) -> dict[str, Any]:
 
 
 def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
-    """Replace the model's weights by their mean with those of ``checkpoints``."""
+    """Replace the model's weights by their mean with those of `checkpoints`."""
     states = [torch.load(path, map_location="cpu", weights_only=False)["state_dict"] for path in checkpoints]
     mean = model.state_dict()
     for key, value in mean.items():
@@ -148,7 +176,7 @@ def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
 
 
 def train(cfg: DictConfig) -> None:
-    """Train as ``cfg`` says; go on from the newest checkpoint where there is one.
+    """Train as `cfg` says; go on from the newest checkpoint where there is one.
 
     Raises:
         SigmelError: a setting or a manifest that cannot be used.
@@ -197,11 +225,8 @@ def train(cfg: DictConfig) -> None:
             initialise(model, cfg)
     except (TypeError, InstantiationException) as error:  # an unknown key, or a value that a class refuses
         raise SigmelError(str(error.__cause__ or error)) from error
-    counts = parameter_counts(model)
-    print(
-        f"training {counts.total:,} parameters ({counts.active:,} active) for {trainer.max_steps} steps on "
-        f"{torch.get_num_threads()} threads" + (f", from {resume.name}" if resume else "")
-    )
+    begin = f", from {resume.name}" if resume else ""
+    print(f"training for {trainer.max_steps} steps on {torch.get_num_threads()} threads{begin}")
     try:
         trainer.fit(model, ckpt_path=resume)
     except (SystemExit, KeyboardInterrupt):
@@ -211,40 +236,9 @@ def train(cfg: DictConfig) -> None:
     if recipe.average_last > 1:
         earlier = [path for path in folder.glob("*.ckpt") if _step(path) < trainer.global_step]
         average(model, sorted(earlier, key=_step)[1 - recipe.average_last :])
-    write_train_facts(exp_dir / "train.json", progress.seconds, trainer.global_step, counts)
-    with atomic_path(exp_dir / "model.nemo") as temporary:
-        model.save_to(str(temporary))
+    trained = Trained(parameter_counts(model), trainer.global_step, progress.seconds)
+    trained.write(exp_dir / "model.nemo", lambda path: model.save_to(str(path)))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train as `sigmel train` was told."""
-    quiet()
-    cfg = read_configuration(args.config, args.host_options)
-    OmegaConf.set_struct(cfg, False)
-    part = "lm" if "lm" in cfg.model else "encoder.conf" if "conf" in cfg.model.get("encoder", {}) else "encoder"
-    for text in args.set:
-        for key, value in OmegaConf.from_dotlist([text]).items():
-            OmegaConf.update(cfg, f"model.{part}.{key}", value)
-    if args.task:
-        if "task" not in cfg.model and args.task != "asr":
-            raise SigmelError(f"--task {args.task}: the model of {args.config[-1]} has no task but asr")
-        if "task" in cfg.model:
-            cfg.model.task = args.task
-    OmegaConf.update(cfg, "recipe", {"exp_dir": str(args.output), "seed": args.seed})
-    cfg.model.tokenizer.dir = str(args.tokenizer)
-    for section, data in (("train_ds", args.train), ("validation_ds", args.valid)):
-        key = "archives" if "archives" in cfg.model[section] else "manifest_filepath"
-        cfg.model[section][key] = str(data)
-    OmegaConf.set_struct(cfg, True)
-    train(cfg)
-
-
-def quiet() -> None:
-    """Let the toolkits print errors only."""
-    nemo_logging.setLevel(nemo_logging.ERROR)
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _model_class(model: DictConfig) -> type[ModelPT]:
@@ -262,23 +256,5 @@ def _model_class(model: DictConfig) -> type[ModelPT]:
 
 
 def _step(checkpoint: Path) -> int:
-    """Return the step in a name such as ``epoch=3-step=400.ckpt``."""
+    """Return the step in a name such as `epoch=3-step=400.ckpt`."""
     return int(checkpoint.stem.rpartition("=")[2])
-
-
-@hydra_runner(config_path=".")
-def main(cfg: DictConfig) -> None:
-    """Run `train` and exit as `exit_status` says."""
-    quiet()
-
-    def command() -> None:
-        try:
-            train(cfg)
-        except OmegaConfBaseException as error:  # a key or a value that the configuration cannot have
-            raise SigmelError(str(error)) from error
-
-    sys.exit(exit_status(command))
-
-
-if __name__ == "__main__":
-    main()

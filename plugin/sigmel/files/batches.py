@@ -1,0 +1,46 @@
+"""Audio of manifest rows, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sigmel.errors import SigmelError
+from sigmel.files.audio import read_audio
+
+SHORTEST = 0.1  # seconds: shorter audio holds no word, and front ends fail at it in different ways
+Row = dict[str, Any]
+
+
+def read_batches(
+    rows: Sequence[Row], sample_rate: int, batch_size: int, skipped: list[Row]
+) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
+    """Read the audio of manifest rows, in their order.
+
+    Args:
+        rows: manifest rows.
+        sample_rate: Hz, to which audio is resampled.
+        batch_size: rows a batch.
+        skipped: receives the rows without usable audio, each with its `reason`.
+
+    Yields:
+        Up to `batch_size` rows, and the float32 waveform (samples,) of each.
+    """
+    read: list[tuple[Row, np.ndarray]] = []
+    for row in rows:
+        try:
+            samples, _ = read_audio(row["audio_filepath"], sample_rate)
+            if len(samples) < SHORTEST * sample_rate:
+                needed = f"{len(samples)} samples are too few; need {int(SHORTEST * sample_rate)}"
+                raise SigmelError(f"{row['audio_filepath']}: {needed}")
+        except (SigmelError, OSError) as error:
+            skipped.append(row | {"reason": str(error)})
+            continue
+        read.append((row, samples))
+        if len(read) == batch_size:
+            yield [row for row, _ in read], [samples for _, samples in read]
+            read = []
+    if read:
+        yield [row for row, _ in read], [samples for _, samples in read]

@@ -1,0 +1,104 @@
+"""ESPnet's inference classes, built from a model file: an archive that ESPnet packed, or a `.pth`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.tts_inference import Text2Speech
+from espnet2.main_funcs.pack_funcs import unpack
+
+from sigmel.errors import SigmelError
+from sigmel.files.audio import parse_sample_rate
+from sigmel.hosts.registration import espnet as espnet_registration
+
+espnet_registration.register()
+
+Built = TypeVar("Built")
+
+
+def load_speech2text(path: Path, beam_size: int = 5, kind: type[Speech2Text] = Speech2Text) -> Speech2Text:
+    """Build ESPnet's recogniser, whose search weighs CTC and decoder as its training did.
+
+    Args:
+        path: archive that ESPnet packed, or a `.pth` with its `config.yaml` beside it.
+        beam_size: hypotheses kept. Default: 5.
+        kind: ESPnet's class, or a class like it.
+
+    Raises:
+        SigmelError: there is no such file, or ESPnet cannot build a recogniser from it.
+    """
+
+    def build(files: Mapping[str, Any]) -> Speech2Text:
+        config = yaml.safe_load(Path(files["asr_train_config"]).read_text(encoding="utf-8"))
+        ctc_weight = config.get("model_conf", {}).get("ctc_weight", 0.5)  # ESPnet's default
+        options = {"beam_size": beam_size, "ctc_weight": ctc_weight, "lm_weight": 0.0, "penalty": 0.0}
+        model = kind(**files, **options, device=_device())
+        if model.tokenizer is not None:
+            model.tokenizer.tokens2text([])  # SentencePiece reads its file when first used, which is gone by then
+        return model
+
+    return _build(path, "asr_", build)
+
+
+def load_text2speech(path: Path, seed: int) -> Text2Speech:
+    """Build ESPnet's synthesiser, which says every text with the same random numbers.
+
+    Args:
+        path: archive that ESPnet packed, or a `.pth` with its `config.yaml` beside it.
+        seed: of the random numbers.
+
+    Raises:
+        SigmelError: there is no such file, or ESPnet cannot build a synthesiser from it.
+    """
+
+    def build(files: Mapping[str, Any]) -> Text2Speech:
+        model = Text2Speech(**files, device=_device(), seed=seed, always_fix_seed=True)
+        model.preprocess_fn("", {"text": ""})  # see above
+        return model
+
+    return _build(path, "", build)
+
+
+def _build(path: Path, prefix: str, build: Callable[[Mapping[str, Any]], Built]) -> Built:
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such model; train one first")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = {f"{prefix}train_config": path.parent / "config.yaml", f"{prefix}model_file": path}
+            return build(files if path.suffix == ".pth" else unpack(path, folder))
+        except SigmelError:
+            raise
+        except Exception as error:  # a foreign file fails in many ways
+            raise SigmelError(f"{path}: not a model that ESPnet saved for this use ({error})") from error
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def sample_rate(frontend_conf: Mapping[str, Any]) -> int:
+    """Hz that a recogniser's front end takes."""
+    return parse_sample_rate(frontend_conf.get("fs", 16000))
+
+
+@torch.no_grad()
+def measure(model: ESPnetASRModel, rate: int) -> tuple[float, int]:
+    """The seconds between two feature frames, and the feature frames an encoder frame.
+
+    Both are measured on noise, since ESPnet's classes do not tell them.
+
+    Args:
+        model: in eval mode.
+        rate: Hz.
+    """
+    device, samples = next(model.parameters()).device, 10 * rate
+    speech, length = 0.1 * torch.randn(1, samples, device=device), torch.tensor([samples], device=device)
+    features, frames = int(model._extract_feats(speech, length)[1]), int(model.encode(speech, length)[1])
+    return round(samples / features) / rate, round(features / frames)

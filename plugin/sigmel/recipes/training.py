@@ -1,0 +1,108 @@
+"""What training has in common in every host: data that can be learned from, `metrics.csv`, `train.json`, the model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from sigmel.errors import SigmelError
+from sigmel.files.atomic import atomic_path
+from sigmel.files.manifest import Skipped, Utterance, filter_trainable, read_manifest, write_skipped
+from sigmel.models.stack import ParameterCounts
+from sigmel.tokens.text import load_tokenizer, uncovered
+
+METRICS = ("step", "seconds", "train_loss", "aux_loss", "attention_norm", "learning_rate", "val_loss", "val_wer")
+
+
+def trainable(
+    manifest: Path, tokenizer_dir: Path, frame_duration: float, listed: Path
+) -> tuple[list[Utterance], list[Skipped]]:
+    """Read a manifest and part the utterances that CTC can learn from, from those it cannot.
+
+    The latter (no usable audio, no text, or more text than audio) are counted on the screen and listed in a file.
+
+    Args:
+        manifest: the manifest.
+        tokenizer_dir: folder of the tokenizer, which must be able to spell every transcript.
+        frame_duration: seconds between two frames of the encoder.
+        listed: the file to list what is left out in; not written if nothing is left out.
+
+    Returns:
+        The utterances kept, with absolute paths, and those left out.
+
+    Raises:
+        SigmelError: naming the manifest and the utterance when its text holds what the tokenizer cannot spell, or
+            when no utterance is left.
+    """
+    tokenizer = load_tokenizer(tokenizer_dir)
+    utterances = list(read_manifest(manifest))
+    for utterance in utterances:
+        if missing := uncovered(tokenizer, utterance.text):
+            raise SigmelError(
+                f"{manifest}: {utterance.id}: the tokenizer has no piece for {missing} in {utterance.text!r}"
+            )
+
+    def frames_needed(text: str) -> int:
+        tokens = tokenizer.encode(text)  # CTC wants a frame a token, and a blank between equal ones
+        return len(tokens) + sum(a == b for a, b in pairwise(tokens))
+
+    folder = manifest.parent.resolve()
+    kept, skipped = filter_trainable(utterances, folder, frame_duration, frames_needed)
+    if not kept:
+        why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
+        raise SigmelError(f"{manifest}: no utterance to learn from{why}")
+    if skipped:
+        write_skipped(listed, skipped)
+        print(f"{manifest}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
+    return [replace(utterance, audio_filepath=str(folder / utterance.audio_filepath)) for utterance in kept], skipped
+
+
+def write_metrics(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
+    """Write `metrics.csv`, which `sigmel plot` draws: rows with some of the columns `METRICS`."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, METRICS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made.
+
+    Attributes:
+        parameters: how many the model has, and a frame uses.
+        steps: of the optimizer.
+        seconds: of training, all resumed runs together.
+    """
+
+    parameters: ParameterCounts
+    steps: int
+    seconds: float
+
+    def write(self, path: Path, save: Callable[[Path], object]) -> None:
+        """Write `train.json`, from which `sigmel score` takes facts, beside the model, and then the model.
+
+        Args:
+            path: of the model, which appears only when it is complete.
+            save: writes the model to the path it is given.
+        """
+        counts = self.parameters
+        facts = {
+            "seconds": round(self.seconds, 1),
+            "steps": self.steps,
+            "params_total": counts.total,
+            "params_active": counts.active,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        with atomic_path(path.parent / "train.json") as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        with atomic_path(path) as temporary:
+            save(temporary)
+        print(f"{path}: {counts.total:,} parameters ({counts.active:,} active), {self.steps} steps")

@@ -1,0 +1,189 @@
+"""Audio into text with a model of any host: one loop, one clock, one writer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from sigmel.files.batches import Row, read_batches
+from sigmel.routing_study.statistics import WATCHED, watch_routing
+
+Batches = Iterable[list[np.ndarray]]
+
+
+class Word(NamedTuple):
+    """A word and its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+class Transcript(NamedTuple):
+    """What a model makes of an utterance; `words` only where a model was loaded for timestamps."""
+
+    text: str
+    words: Sequence[Word] = ()
+
+
+class Transcriber:
+    """A recogniser of a host.
+
+    Attributes:
+        module: the model, whose routers can be watched.
+        sample_rate: Hz.
+        window_stride: seconds between two feature frames.
+        timestamps: whether transcripts have words with their times.
+        batched: whether the host takes more than one utterance at a time.
+    """
+
+    module: nn.Module
+    sample_rate: int
+    window_stride: float
+    timestamps = False
+    batched = True
+
+    def transcribe(self, batches: Batches) -> list[Transcript]:
+        """The transcripts of batches of waveforms, (samples,) each, in their order."""
+        raise NotImplementedError
+
+    def encode(self, batches: Batches) -> None:
+        """Send batches through the encoder, so that its routers can be watched."""
+        self.transcribe(batches)
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """What was made of the rows of a manifest.
+
+    Attributes:
+        rows: the rows in their order, with `pred_text`, and `words` if the model gives timestamps; the `pred_text` of
+            a row without usable audio is empty, so that its words count as deleted.
+        skipped: the rows without usable audio, each with its `reason`.
+        audio_seconds: seconds of audio that were transcribed.
+        seconds: seconds this took, reading included.
+        batch_size: utterances at a time.
+    """
+
+    rows: list[Row]
+    skipped: list[Row]
+    audio_seconds: float
+    seconds: float
+    batch_size: int
+
+    def write(self, folder: Path, name: str) -> str:
+        """Write `<name>.jsonl`, `<name>.skipped.jsonl` and `<name>.timing.json`, which `sigmel score` reads.
+
+        Returns:
+            A line about it.
+        """
+        rtfx = round(self.audio_seconds / self.seconds, 1)
+        timing = {"audio_seconds": round(self.audio_seconds, 2), "seconds": round(self.seconds, 3), "rtfx": rtfx}
+        timing |= {"batch_size": self.batch_size, "threads": torch.get_num_threads()}
+        (folder / f"{name}.timing.json").write_text(json.dumps(timing, indent=2) + "\n")
+        for suffix, rows in (("", self.rows), (".skipped", self.skipped)):
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{name}{suffix}.jsonl").write_text(text, encoding="utf-8")
+        note = f", {len(self.skipped)} without usable audio (see {name}.skipped.jsonl)" if self.skipped else ""
+        return f"{name}: {len(self.rows)} utterances, {rtfx:.0f} x real time{note}"
+
+
+class Reader:
+    """Reads the audio of rows in batches, the longest first, and remembers what it read.
+
+    Attributes:
+        read: the rows that were read, in that order.
+        seconds: the seconds of audio of each of them.
+        skipped: the rows without usable audio, each with its `reason`.
+    """
+
+    def __init__(self, rows: Sequence[Row], sample_rate: int, batch_size: int, progress: str | None = None) -> None:
+        self.read: list[Row] = []
+        self.seconds: list[float] = []
+        self.skipped: list[Row] = []
+        longest_first = sorted(rows, key=lambda row: row["duration"], reverse=True)
+        self._batches = read_batches(longest_first, sample_rate, batch_size, self.skipped)
+        self._rate = sample_rate
+        self._bar = tqdm(total=len(rows), desc=progress, unit="utt", disable=progress is None)
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        with self._bar:
+            for rows, waveforms in self._batches:
+                yield waveforms
+                self.read += rows
+                self.seconds += [len(samples) / self._rate for samples in waveforms]
+                self._bar.update(len(self.read) + len(self.skipped) - self._bar.n)
+
+
+def transcribe(model: Transcriber, rows: Sequence[Row], batch_size: int, progress: str | None = None) -> Transcribed:
+    """Transcribe the audio of manifest rows.
+
+    Args:
+        model: what transcribes.
+        rows: of a manifest; a `duration` of 0 is replaced by that of the audio.
+        batch_size: utterances at a time, of a model that takes several.
+        progress: name of the progress bar. Default: no bar.
+    """
+    batch_size = batch_size if model.batched else 1
+    reader = Reader(rows, model.sample_rate, batch_size, progress)
+    started = time.monotonic()
+    transcripts = model.transcribe(reader)
+    seconds = time.monotonic() - started
+    pairs = zip(transcripts, reader.seconds, strict=True)
+    found = {id(row): pair for row, pair in zip(reader.read, pairs, strict=True)}
+    done = []
+    for row in rows:
+        transcript, duration = found.get(id(row), (Transcript(""), 0.0))
+        done.append(row | {"duration": row["duration"] or duration, "pred_text": transcript.text})
+        if model.timestamps:
+            done[-1]["words"] = [word._asdict() for word in transcript.words]
+    return Transcribed(done, reader.skipped, sum(reader.seconds), seconds, batch_size)
+
+
+def routing_report(model: Transcriber, rows: Sequence[Row], batch_size: int) -> dict[str, Any] | None:
+    """Where the routers of a model send the frames of some rows, which are encoded once more, untimed.
+
+    Returns:
+        See `RoutingWatch.report`; None for a model without routers, or where no row has usable audio.
+    """
+    with watch_routing(model.module) as watch, torch.inference_mode():
+        if watch is None:
+            return None
+        reader = Reader(rows[:WATCHED], model.sample_rate, batch_size if model.batched else 1)
+        model.encode(reader)
+    return watch.report(reader.read, model.window_stride) if reader.read else None
+
+
+def transcribe_manifests(
+    model: Transcriber, manifests: dict[str, list[Row]], folder: Path, batch_size: int, routing_stats: bool
+) -> bool:
+    """Transcribe manifests into an existing folder, and say how it went.
+
+    Args:
+        model: what transcribes.
+        manifests: name -> rows.
+        folder: where to write, see `Transcribed.write`.
+        batch_size: utterances at a time.
+        routing_stats: also write `<name>.routing.json`, see `routing_report`.
+
+    Returns:
+        Whether all audio could be used.
+    """
+    transcribe(model, next(iter(manifests.values()))[:batch_size], batch_size)  # warm up
+    complete = True
+    for name, rows in manifests.items():
+        found = transcribe(model, rows, batch_size, name)
+        if routing_stats and (report := routing_report(model, rows, batch_size)):
+            (folder / f"{name}.routing.json").write_text(json.dumps(report))
+        print(found.write(folder, name))
+        complete &= not found.skipped
+    return complete
