@@ -9,7 +9,7 @@ from sigmel import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.models.encoder import OmniRouterEncoder
 from sigmel.models.lm import DMelLM
-from sigmel.options import flat_options, split_options, take_options
+from sigmel.options import flat_options, split_options
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Colours:
 class Flag:
     def __init__(self, width, *, bottom="green", **options):
         self.width = width
-        (self.colours,) = take_options(Flag, {"bottom": bottom, **options}, Colours)
+        self.colours = Colours(bottom=bottom, **options)
 
 
 def test_options_are_taken_and_shown_flat():
@@ -38,8 +38,18 @@ def test_a_subclass_has_a_signature_of_its_own():
     assert list(inspect.signature(Banner).parameters) == ["text"]
 
 
+def test_a_source_may_take_any_option():
+    @flat_options(Colours, lambda size=3, **others: None, without=["top"])
+    class Any:
+        def __init__(self, *args, **options):
+            self.options = options
+
+    assert str(inspect.signature(Any)) == "(*, bottom: str = 'blue', size=3, **others)"
+    assert Any(shape=1).options == {"shape": 1}
+
+
 def test_what_is_left_goes_elsewhere():
-    assert split_options({"top": "white", "size": 3}, Colours) == (Colours("white"), {"size": 3})
+    assert split_options({"top": "white", "size": 3}, Colours) == [Colours("white"), {"size": 3}]
 
 
 @pytest.mark.parametrize(

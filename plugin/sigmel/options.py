@@ -1,11 +1,8 @@
-"""Options that several classes share: a dataclass each, whose fields users give flat, among a class's own options.
-
-A class takes them as `**options`, makes the dataclasses by `take_options` or `split_options`, and shows them in its
-signature by `flat_options`.
-"""
+"""Options that several classes share: dataclasses, whose fields a user gives flat, among a class's own options."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
@@ -14,60 +11,49 @@ from typing import Any, TypeVar
 from sigmel.errors import SigmelError
 from sigmel.registry import nearest
 
-Group = TypeVar("Group")
 Class = TypeVar("Class", bound=type)
 
 
-def split_options(given: Mapping[str, Any], group: type[Group]) -> tuple[Group, dict[str, Any]]:
-    """The dataclass `group` made of those of the given options that are its fields, and the other options."""
-    names = {field.name for field in fields(group)}  # type: ignore[arg-type]
-    others = {name: value for name, value in given.items() if name not in names}
-    return group(**{name: value for name, value in given.items() if name in names}), others
-
-
-def take_options(owner: type, given: Mapping[str, Any], *groups: type) -> list[Any]:
-    """The dataclasses `groups`, made of the given options of a class `owner`.
-
-    Raises:
-        SigmelError: an option that is no field of any of them, by name.
-    """
+def split_options(given: Mapping[str, Any], *groups: type) -> list[Any]:
+    """The dataclasses `groups`, made of those of the given options that are their fields; last, the other options."""
     made: list[Any] = []
     for group in groups:
-        options, given = split_options(given, group)  # type: ignore[var-annotated]
-        made.append(options)
-    for name in given:
-        raise SigmelError(
-            f"{owner.__name__} has no option {name!r}; {nearest(name, inspect.signature(owner).parameters)}"
-        )
-    return made
+        names = {field.name for field in fields(group)}
+        made.append(group(**{name: value for name, value in given.items() if name in names}))
+        given = {name: value for name, value in given.items() if name not in names}
+    return [*made, given]
 
 
 def flat_options(*sources: Callable[..., Any], without: Collection[str] = ()) -> Callable[[Class], Class]:
-    """Class decorator: `inspect.signature` shows the parameters of other classes in place of `**options`.
+    """Class decorator: the `**options` of a class are the parameters of dataclasses or other classes, `sources`.
 
-    ESPnet's --print_config, help() and `sigmel.registry.build` read signatures.
+    `inspect.signature`, which ESPnet's --print_config, help() and `sigmel.registry` read, shows them one by one, and
+    an option that is not among them is a SigmelError that names it, unless a source takes any.
 
     Args:
-        sources: the dataclasses or host classes that `**options` goes to; what the class names itself is not repeated.
-        without: parameters of the sources that are not shown.
+        sources: dataclasses and classes that the options are handed to.
+        without: parameters of the sources that are no options of the class.
     """
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
     def decorate(cls: Class) -> Class:
-        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind not in variable]  # type: ignore[misc]
-        named = {p.name for p in own} | set(without)
-        added: dict[str, inspect.Parameter] = {}
-        for source in sources:
-            for p in inspect.signature(source).parameters.values():
-                if p.kind not in variable and p.name not in named:
-                    added.setdefault(p.name, p.replace(kind=p.KEYWORD_ONLY))
-        first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-        last = [p for p in own if p.kind is p.KEYWORD_ONLY]
-        parameters = [*first, *added.values(), *last]
-        if "__init__" in vars(cls):  # not on the class, whose subclasses have signatures of their own
-            cls.__init__.__signature__ = inspect.Signature(parameters)  # type: ignore[misc]
-        else:
-            cls.__signature__ = inspect.Signature(parameters[1:])  # type: ignore[attr-defined]
+        init = cls.__init__  # type: ignore[misc]
+        own = inspect.signature(init).parameters
+        theirs = [p for source in sources for p in inspect.signature(source).parameters.values()]
+        flat = {name: p for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+        others = [p for p in theirs if p.kind is p.VAR_KEYWORD][:1]
+        named = [p for p in theirs if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        flat |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named if p.name not in {*own, *without}}
+        flat |= {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
+
+        @functools.wraps(init)
+        def checked(self: Any, *args: Any, **options: Any) -> None:
+            for name in options:
+                if name not in flat and not others:
+                    raise SigmelError(f"{cls.__name__} has no option {name!r}; {nearest(name, [*flat][1:])}")
+            init(self, *args, **options)
+
+        checked.__signature__ = inspect.Signature([*flat.values(), *others])  # type: ignore[attr-defined]
+        cls.__init__ = checked  # type: ignore[misc]
         return cls
 
     return decorate

@@ -18,7 +18,7 @@ from sigmel.files.resampling import resample
 from sigmel.layers.masks import valid_frames
 from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
-from sigmel.options import flat_options, take_options
+from sigmel.options import flat_options
 
 BLOCK = 128  # frames whose spectra a thread of a CPU holds at once: they fit its caches
 
@@ -71,17 +71,18 @@ class DMelTokenizer(Float32Buffers):
 
     def __init__(self, sample_rate: int = 16000, **settings: Any):
         super().__init__()
-        (own,) = take_options(DMelTokenizer, {"sample_rate": sample_rate, **settings}, DMelSettings)
+        own = DMelSettings(sample_rate, **settings)
         values = own.values()
         self.config: dict[str, Any] = asdict(own)
-        self.sample_rate, self.hop, self.n_fft = sample_rate, own.hop, own.n_fft
+        self.sample_rate, self.hop = sample_rate, own.hop
+        self.n_fft: int = self.config["n_fft"]
         self.bins = values.shape[1]
         self.pad_id, self.bos_id, self.eos_id = special_ids(self.bins)
         self.vocab_size = self.eos_id + 1
-        self._margin = (own.n_fft - own.window) // 2  # zeros before the window, in a transform
-        self._before = own.n_fft // 2 - self._margin  # samples of a window before the frame's centre
+        self._margin = (self.n_fft - own.window) // 2  # zeros before the window, in a transform
+        self._before = self.n_fft // 2 - self._margin  # samples of a window before the frame's centre
         self.look_ahead = own.window - self._before
-        filters = mel_filters(sample_rate, own.n_fft, own.channels, own.low_hz, own.high_hz)
+        filters = mel_filters(sample_rate, self.n_fft, own.channels, own.low_hz, own.high_hz)
         self.register_buffer("window", torch.hann_window(own.window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("values", values, persistent=False)

@@ -129,17 +129,13 @@ class SoftmaxAttention(MultiHeadAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
-        q, bias = self.positions.scores(q, table)
-        if bias is None and visible.causal:
+        if visible.causal and not self.positions.biased:
             return _softmax_attention(q, k, v, is_causal=True)  # half the work, and no mask
-        return self._attend_biased(q, k, v, visible.mask(), bias)
+        return super().attend(q, k, v, visible, table)
 
     def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
         q, bias = self.positions.scores(q, table)
-        return self._attend_biased(q, k, v, mask, bias)
-
-    def _attend_biased(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None:
             mask = torch.where(mask, bias.to(q.dtype), -math.inf)
         return _softmax_attention(q, k, v, mask)

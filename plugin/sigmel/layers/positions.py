@@ -47,9 +47,11 @@ class Positions(nn.Module):
         num_heads: H.
 
     Attributes:
-        slopes: (H,) what a score loses a frame of distance, or None.
+        biased: positions are added to the scores, or multiplied with the queries alone.
+        slopes: (H,) what a score loses with each frame of distance, or None.
     """
 
+    biased = False
     slopes: Tensor | None
 
     def __init__(self, d_model: int, num_heads: int):
@@ -99,6 +101,8 @@ class Alibi(Positions):
     arXiv 2108.12409, section 3.
     """
 
+    biased = True
+
     def __init__(self, d_model: int, num_heads: int):
         super().__init__(d_model, num_heads)
         self.slopes = 2.0 ** (-8.0 / num_heads * torch.arange(1, num_heads + 1))
@@ -122,6 +126,8 @@ class Relative(Positions):
     `(q + u) k + (q + v) W r`, r being the sinusoids of the distance (arXiv 1901.02860, section 3.3), as the Conformer
     has it (arXiv 2005.08100).
     """
+
+    biased = True
 
     def __init__(self, d_model: int, num_heads: int):
         super().__init__(d_model, num_heads)

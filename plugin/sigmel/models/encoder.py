@@ -18,7 +18,7 @@ from sigmel.layers.masks import Visible, valid_frames
 from sigmel.layers.routing import Routing
 from sigmel.layers.subsampling import ConvSubsampling, StackSubsampling
 from sigmel.models.stack import EncoderOutput, RoutedStack, StackOptions
-from sigmel.options import check_choice, check_positive, flat_options, take_options
+from sigmel.options import check_choice, check_positive, flat_options, split_options
 
 __all__ = ["EncoderOutput", "EncoderState", "OmniRouterEncoder"]
 
@@ -74,7 +74,7 @@ class OmniRouterEncoder(RoutedStack):
         left_context: int | None = None,
         **options: Any,
     ):
-        stack, routing = take_options(OmniRouterEncoder, options, StackOptions, Routing)
+        stack, routing, _ = split_options(options, StackOptions, Routing)
         super().__init__(stack, routing)
         check_choice("block", block, ("conformer", "transformer"))
         check_choice("subsampling", subsampling, ("conv", "stack"))
@@ -89,30 +89,31 @@ class OmniRouterEncoder(RoutedStack):
         if chunk_size is not None and left_context is None and getattr(attention, "needs_left_context", False):
             raise SigmelError(f"left_context: attention '{stack.attention}' needs one with chunk_size")
 
-        d_model = stack.d_model
         self.input_size = input_size
-        self.chunk_size = chunk_size
-        self.left_context = left_context
+        self.block, self.conv_kernel = block, conv_kernel
+        self.chunk_size, self.left_context = chunk_size, left_context
         self.subsampling_factor = subsampling_factor
         self.subsampling: ConvSubsampling | StackSubsampling = (
-            ConvSubsampling(input_size, d_model, subsampling_factor, subsampling_channels)
+            ConvSubsampling(input_size, stack.d_model, subsampling_factor, subsampling_channels)
             if subsampling == "conv"
-            else StackSubsampling(input_size, d_model, subsampling_factor)
+            else StackSubsampling(input_size, stack.d_model, subsampling_factor)
         )
-        self.input_norm = nn.LayerNorm(d_model)  # what the blocks add at first must not drown the features
-
-        def make_block(attend: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward) -> TransformerBlock:
-            parts = (d_model, attend, feed_forward, stack.dropout)
-            if block == "transformer":
-                return TransformerBlock(*parts)
-            first = stack.make_feed_forward()
-            return ConformerBlock(*parts, first, ConvolutionModule(d_model, conv_kernel, chunk_size is not None))
-
+        self.input_norm = nn.LayerNorm(stack.d_model)  # what the blocks add at first must not drown the features
         # The keys that a frame of a chunked encoder sees after the first chunks; without a left context there is no
         # such number.
-        keys = None if chunk_size is None or left_context is None else chunk_size + left_context
-        self.build_blocks(make_block, keys)
-        self.final_norm = nn.LayerNorm(d_model) if block == "transformer" else nn.Identity()
+        self.build_blocks(None if chunk_size is None or left_context is None else chunk_size + left_context)
+        if block == "conformer":
+            self.final_norm = nn.Identity()  # its blocks end with norms of their own
+
+    def make_block(
+        self, attention: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward
+    ) -> TransformerBlock:
+        """See `RoutedStack`."""
+        if self.block == "transformer":
+            return super().make_block(attention, feed_forward)
+        first = self.options.make_feed_forward()
+        convolution = ConvolutionModule(self.d_model, self.conv_kernel, self.chunk_size is not None)
+        return ConformerBlock(self.d_model, attention, feed_forward, self.options.dropout, first, convolution)
 
     def output_size(self) -> int:
         """D."""

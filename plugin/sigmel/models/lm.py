@@ -12,16 +12,14 @@ from torch.nn import functional as F
 
 from sigmel.errors import SigmelError
 from sigmel.features.special_frames import add_special, special_ids
-from sigmel.layers.attention import MultiHeadAttention
-from sigmel.layers.blocks import BlockState, TransformerBlock
+from sigmel.layers.blocks import BlockState
 from sigmel.layers.dmel import DMelEmbedding, DMelHeads
-from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.masks import Visible, masked_spans
 from sigmel.layers.routing import Routing
 from sigmel.models.sampling import sample
 from sigmel.models.sequence import SPEAKER, SPEECH, TEXT, Part, Sequence, join
 from sigmel.models.stack import RoutedStack, StackOptions
-from sigmel.options import check_positive, flat_options, take_options
+from sigmel.options import check_positive, flat_options, split_options
 
 TEXT_BOS, TEXT_EOS = 0, 1  # text tokens follow
 TEXT_SPECIAL = 2
@@ -116,7 +114,7 @@ class DMelLM(RoutedStack):
     ):
         options |= {"d_model": d_model, "num_layers": num_layers, "num_heads": num_heads}
         options |= {"activation": activation, "routing": routing}
-        stack, routing_options = take_options(DMelLM, options, StackOptions, Routing)
+        stack, routing_options, _ = split_options(options, StackOptions, Routing)
         super().__init__(stack, routing_options)
         check_positive(vocab_size=vocab_size, channels=channels, bins=bins, embedding_size=embedding_size)
         if not 0 <= mask_speech < 1 or mask_span < 1:
@@ -130,12 +128,7 @@ class DMelLM(RoutedStack):
         self.speaker_linear = nn.Linear(speaker_size, d_model) if speaker_size else None
         self.masked = nn.Parameter(torch.zeros(d_model))
         self.input_norm = nn.LayerNorm(d_model)
-
-        def make_block(attend: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward) -> TransformerBlock:
-            return TransformerBlock(d_model, attend, feed_forward, stack.dropout)
-
-        self.build_blocks(make_block, keys=max_length)
-        self.final_norm = nn.LayerNorm(d_model)
+        self.build_blocks(keys=max_length)
         self.text_head = nn.Linear(d_model, vocab_size + TEXT_SPECIAL)
         self.speech_heads = DMelHeads(d_model, channels, entries)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -22,8 +22,6 @@ from sigmel.layers.routing import Router, Routers, Routing, RoutingDecision
 from sigmel.options import check_choice, check_positive
 
 POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}
-
-MakeBlock = Callable[[MultiHeadAttention, "FeedForward | ExpertFeedForward"], TransformerBlock]
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,9 @@ class EncoderOutput(NamedTuple):
 
 
 class RoutedStack(nn.Module):
-    """A model that owns blocks and their routers, each router once.
+    """A model that owns blocks, their routers, each router once, and a `final_norm`.
 
-    A subclass makes the blocks by `build_blocks` and then a `final_norm`, so that parameters keep their order.
+    A subclass calls `build_blocks` where its parameters of the blocks are to stand among the others.
 
     Args:
         options: of the blocks.
@@ -128,13 +126,8 @@ class RoutedStack(nn.Module):
         self.options, self.routing, self.d_model = options, routing, options.d_model
         self.dropout = Dropout(options.dropout)
 
-    def build_blocks(self, make_block: MakeBlock, keys: int | None) -> None:
-        """Make `routers` and `blocks`.
-
-        Args:
-            make_block: makes a block of its attention and its feed-forward.
-            keys: see `sigmel.layers.attention.MultiHeadAttention`.
-        """
+    def build_blocks(self, keys: int | None) -> None:
+        """Make `routers`, `blocks` and `final_norm`; for `keys` see `sigmel.layers.attention.MultiHeadAttention`."""
         options, sharing = self.options, self.routing.gradient_sharing
         self.routers = self.routing.build_routers(options.num_layers, options.d_model)
         self.blocks = nn.ModuleList()
@@ -145,7 +138,14 @@ class RoutedStack(nn.Module):
             else:
                 sizes = options.d_model, options.hidden_size, router.num_experts
                 feed_forward = ExpertFeedForward(*sizes, options.activation, sharing)
-            self.blocks.append(make_block(options.make_attention(keys), feed_forward))
+            self.blocks.append(self.make_block(options.make_attention(keys), feed_forward))
+        self.final_norm = nn.LayerNorm(options.d_model)
+
+    def make_block(
+        self, attention: MultiHeadAttention, feed_forward: FeedForward | ExpertFeedForward
+    ) -> TransformerBlock:
+        """A block, of its attention and its feed-forward."""
+        return TransformerBlock(self.d_model, attention, feed_forward, self.options.dropout)
 
     def parameter_counts(self) -> ParameterCounts:
         """See the function `parameter_counts`."""
