@@ -16,7 +16,7 @@ from sigmel.ops import sigmoid_attention
 
 @dataclass
 class AttentionState:
-    """Keys and values of the frames before a chunk, each (B, H, L, d). L is the left context, or grows without one."""
+    """Keys and values of the L frames before a chunk, each (B, H, L, d); without a left context L grows."""
 
     keys: Tensor
     values: Tensor
@@ -28,13 +28,13 @@ class MultiHeadAttention(nn.Module):
     Args:
         d_model: D.
         num_heads: H, which divides D.
-        positions: what it does about where a frame stands.
-        keys: how many a frame of a chunked encoder sees; None where it sees its whole utterance, or all that came
-            before. Default: None.
+        positions: how queries, keys and scores depend on where frames stand.
+        keys: the number of keys that a frame of a chunked encoder sees; None if a frame sees its whole utterance, or
+            everything before it. Default: None.
         qk_norm: normalise queries and keys over the features of a head, before they are turned. Default: False.
         hybrid_norm: normalise the output. Default: False.
-        layer_scale: what a learned vector that scales the output begins at (LayerScale, arXiv 2103.17239); None for no
-            such vector. Default: None.
+        layer_scale: initial value of a learned vector that scales the output (LayerScale, arXiv 2103.17239); None for
+            no such vector. Default: None.
     """
 
     needs_left_context = False
@@ -86,7 +86,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: (B, T, D), one chunk.
-            state: what came before, L frames.
+            state: the L frames before the chunk.
             mask: (B, 1, T, L + T) bool.
             left_context: frames kept for the next chunk; None keeps all.
             table: of `positions`, for this chunk after L frames.
@@ -106,7 +106,7 @@ class MultiHeadAttention(nn.Module):
     def _project(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.in_proj(x).unflatten(-1, (3 * self.num_heads, -1))  # (B, T, 3 * H, d)
         q_and_k, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
-        # Both at once: half as many operations.
+        # Queries and keys are turned together, with half as many operations.
         q, k = self.positions.turn(self._normalize(q_and_k), table).chunk(2, dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -142,7 +142,7 @@ class SoftmaxAttention(MultiHeadAttention):
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """`F.scaled_dot_product_attention`, of which a CPU's backward pass is six times slower in bfloat16."""
+    """`F.scaled_dot_product_attention`, in float32 on a CPU, whose backward pass in bfloat16 is six times slower."""
     if v.device.type != "cpu" or v.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
     if mask is not None and mask.is_floating_point():
@@ -153,20 +153,20 @@ def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
 
 
 class SigmoidAttention(MultiHeadAttention):
-    """Attention whose weights are sigmoids (arXiv 2409.04431), with what the paper stabilises it by.
+    """Attention whose weights are sigmoids (arXiv 2409.04431), with the stabilisers of the paper.
 
-    The bias of the scores is -ln n for n keys: of an utterance, its length; in a chunked encoder, the keys that a
+    The bias of the scores is -ln n for n keys: the frames of the utterance, or in a chunked encoder the keys that a
     frame sees (`keys`), so that streamed and whole utterances agree.
 
-    The fused op knows everything but relative positions, with which a matrix of weights is made.
+    The fused op serves all positions but relative ones, for which a matrix of weights is made.
 
     Args:
         d_model, num_heads, positions, keys: see `MultiHeadAttention`.
-        qk_norm, hybrid_norm, layer_scale: see there. Default: True, True, 1e-4.
+        qk_norm, hybrid_norm, layer_scale: see `MultiHeadAttention`. Defaults: True, True and 1e-4.
         bias: of the scores, in place of -ln n. Default: None.
     """
 
-    needs_left_context = True  # in a chunked encoder: the number of keys must have an end
+    needs_left_context = True  # in a chunked encoder, where the number of keys must be limited
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class SigmoidAttention(MultiHeadAttention):
         return self._attend_dense(q, k, v, mask, table, self._bias(None))
 
     def _bias(self, lengths: Tensor | None) -> float | Tensor:
-        """That of all utterances, or of each, (B, 1)."""
+        """The bias of all utterances, or (B, 1) of each."""
         if self.bias is not None:
             return self.bias
         if self.keys is not None:
@@ -214,7 +214,7 @@ class SigmoidAttention(MultiHeadAttention):
     def _attend_dense(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None, bias: float | Tensor
     ) -> Tensor:
-        """With a matrix of weights: for what the op does not know, and the few queries of a step."""
+        """Attention with a matrix of weights, for relative positions and for the few queries of a step."""
         q, by_position = self.positions.scores(q, table)
         scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
         scores = scores + (bias[..., None, None] if isinstance(bias, Tensor) else bias)

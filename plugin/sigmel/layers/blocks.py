@@ -21,30 +21,31 @@ Layer = Callable[[Tensor], Tensor]
 
 @dataclass
 class BlockState:
-    """What a block remembers of the past; `convolution` is an empty tensor in a Transformer block."""
+    """The past of a block; `convolution` is an empty tensor in a Transformer block."""
 
     attention: AttentionState
     convolution: Tensor
 
     def rows(self, index: Tensor) -> BlockState:
-        """Of these (N,) members of the batch, which may come several times."""
+        """The state of these (N,) members of the batch, each of which may come several times."""
         attention = AttentionState(self.attention.keys[index], self.attention.values[index])
         return BlockState(attention, self.convolution[index])
 
     @staticmethod
     def joined(states: list[BlockState]) -> BlockState:
-        """One state of several, whose pasts are equally long."""
-        keys, values = (torch.cat([getattr(one.attention, name) for one in states]) for name in ("keys", "values"))
-        return BlockState(AttentionState(keys, values), torch.cat([one.convolution for one in states]))
+        """One state of several batches, whose pasts are equally long."""
+        keys = torch.cat([state.attention.keys for state in states])
+        values = torch.cat([state.attention.values for state in states])
+        return BlockState(AttentionState(keys, values), torch.cat([state.convolution for state in states]))
 
 
 class BlockOutput(NamedTuple):
-    """What a block gives for whole utterances.
+    """The output of a block for whole utterances.
 
     Attributes:
         hidden: (B, T, D).
-        routing: where its frames went, if it has experts.
-        attention_norm: (B, T) in training, the 2-norm of what the attention gave to each frame.
+        routing: the decision of the block's router, if the block has experts.
+        attention_norm: (B, T) in training, the 2-norm of the attention's output at each frame.
     """
 
     hidden: Tensor
@@ -58,8 +59,8 @@ class TransformerBlock(nn.Module):
     Args:
         d_model: D.
         attention: the self-attention module.
-        feed_forward: dense, or the experts.
-        dropout: probability, on what is added.
+        feed_forward: dense, or experts.
+        dropout: probability, of dropout after attention and feed-forward.
     """
 
     convolution: ConvolutionModule  # a Conformer block has one
@@ -123,7 +124,7 @@ class TransformerBlock(nn.Module):
         return BlockState(self.attention.initial_state(batch_size, left_context), weight.new_zeros(batch_size, 0))
 
     def _compose(self, x: Tensor, attend: Layer, convolve: Layer, valid: Tensor, router: Router | None) -> BlockOutput:
-        """What the block is made of, offline and streamed alike; a Transformer block has no use for `convolve`."""
+        """The parts of the block in their order, offline and streamed; a Transformer block does not use `convolve`."""
         x, norm = self._attend(x, attend)
         return BlockOutput(*self._feed_forward(x, valid, router), norm)
 
@@ -145,9 +146,9 @@ class TransformerBlock(nn.Module):
 
 
 class ConformerBlock(TransformerBlock):
-    """Half a dense feed-forward, attention, convolution, half a feed-forward (the one with experts), layer norm.
+    """The Conformer's block (arXiv 2005.08100, section 2).
 
-    arXiv 2005.08100, section 2.
+    Half a dense feed-forward, attention, convolution, half a feed-forward that may have experts, layer norm.
 
     Args:
         d_model, attention, feed_forward, dropout: see `TransformerBlock`.

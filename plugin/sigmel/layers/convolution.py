@@ -10,13 +10,13 @@ from torch.nn import functional as F
 class ConvolutionModule(nn.Module):
     """Pointwise GLU, depthwise convolution over time, normalisation, SiLU, pointwise (arXiv 2005.08100, section 2.2).
 
-    Layer normalisation stands where the paper has batch normalisation: it makes a frame independent of the batch and
-    of padding, which streaming needs too.
+    Layer normalisation stands where the paper has batch normalisation, so that a frame depends neither on the batch
+    nor on padding, and can be streamed.
 
     Args:
         d_model: D.
         kernel_size: frames seen by the depthwise convolution; odd unless causal.
-        causal: look at the past only, so that the module can be streamed.
+        causal: see the past only, so that the module can be streamed.
     """
 
     def __init__(self, d_model: int, kernel_size: int, causal: bool):

@@ -1,4 +1,4 @@
-"""Frames of dMel into vectors, and vectors into the probabilities of a frame (arXiv 2407.15835, section 2.2)."""
+"""Embedding and classifiers for frames of dMel (arXiv 2407.15835, section 2.2)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sigmel.ops import dmel_embed
 
 
 class DMelEmbedding(nn.Module):
-    """An embedding a channel; side by side they go through a linear layer.
+    """An embedding for each channel of a frame; side by side the embeddings go through a linear layer.
 
-    That layer adds up what it makes of each channel, so it is applied to the tables, of some twenty rows a channel,
-    and not to the frames: these then take a sum of rows, and neither (B, T, C, size) nor its product is ever there.
+    The linear layer is a sum over channels, so it is applied to the tables, of about twenty rows a channel, and not to
+    the frames: a frame is then a sum of rows, and no tensor of (B, T, C, size) is made.
 
     Args:
         channels: C.
-        entries: ids a channel, those of special frames included.
+        entries: ids a channel, with those of special frames.
         size: of the embedding of a channel.
         d_model: D.
     """
@@ -30,7 +30,7 @@ class DMelEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(N, D) from (N, C) uint8 ids."""
         channels, entries, size = self.tables.shape
-        if len(ids) < entries:  # a few frames, as in generation, take fewer products than the tables
+        if len(ids) < entries:  # for a few frames, as in generation, this takes fewer products than the tables
             rows = self.tables[torch.arange(channels, device=ids.device), ids.long()]  # (N, C, size)
             return self.linear(rows.flatten(1))
         weight = self.linear.weight.unflatten(1, (channels, size))  # (D, C, size)
@@ -39,12 +39,12 @@ class DMelEmbedding(nn.Module):
 
 
 class DMelHeads(nn.Module):
-    """A classifier a channel, all of them from the same vector.
+    """A classifier for each channel; all of them take the same vector.
 
     Args:
         d_model: D.
         channels: C.
-        entries: V, ids a channel, those of special frames included.
+        entries: V, ids a channel, with those of special frames.
     """
 
     def __init__(self, d_model: int, channels: int, entries: int):
@@ -57,5 +57,5 @@ class DMelHeads(nn.Module):
         return self.linear(x).unflatten(-1, self.shape)
 
     def loss(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Mean cross-entropy, over channels too, of (N, C) uint8 ids that follow on (N, D) vectors."""
+        """Mean cross-entropy, over frames and channels, of (N, C) uint8 ids predicted from (N, D) vectors."""
         return F.cross_entropy(self(x).float().flatten(0, 1), ids.long().flatten())

@@ -1,4 +1,4 @@
-"""Dropout that does not hold up a CPU."""
+"""Dropout that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """`nn.Dropout`, two to three times as fast on a CPU.
 
-    Torch draws a number for each element there, one after the other, which can take half of the time that a small
-    model trains. Here four elements share a random integer, so that the probability is exact to 2 ** -16.
+    On a CPU torch draws a number for each element, one after the other, which can take half of the training time of a
+    small model. Here four elements share a random integer, so that the probability is exact to 2 ** -16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x, of which a share is zero in training and the rest is larger by as much."""
+        """x; in training a share of its elements is zero, and the others are larger to make up for these."""
         if not (self.training and 0 < self.p < 1) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)

@@ -1,8 +1,8 @@
-"""Expert parallelism: the experts of a model are spread over processes, and frames are sent to where theirs is.
+"""Expert parallelism: the experts of a model are spread over processes, and frames are sent to their experts.
 
-The model knows nothing of it. `parallelize_experts` makes each `ExpertFeedForward` of a model one that holds only its
-process's share of the experts (DTensors, sharded over their first dimension) and exchanges frames with the others by
-all-to-all. Everything else stays the host's: its data parallelism, its optimizer, its training loop.
+The model knows nothing of this. `parallelize_experts` turns each `ExpertFeedForward` of a model into a layer that
+holds its process's share of the experts (DTensors, sharded over their first dimension) and exchanges frames with the
+other processes by all-to-all. Data parallelism, optimizer and training loop stay the host's.
 
 Gradients follow the convention of data parallelism, by which the loss of a step is the mean of the processes' losses.
 """
@@ -52,23 +52,23 @@ def expert_mesh(device_type: str, size: int | None = None) -> DeviceMesh:
 def parallelize_experts(model: nn.Module, mesh: DeviceMesh) -> None:
     """Spread the experts of a model over a mesh, in place. All processes of the mesh call this, and later the model.
 
-    Call it when the model is on its device, before the optimizer is made and before the model is wrapped in
-    DistributedDataParallel, which is told to leave the experts alone (they get their gradients here); `fully_shard`
-    is told by its own argument ignored_params. The weights become those of the mesh's first process.
+    The model has to be on its device. The optimizer is made afterwards, and the model is wrapped afterwards:
+    DistributedDataParallel is told here to leave the experts alone, which get their gradients here; `fully_shard` is
+    told by its own argument ignored_params. The weights become those of the mesh's first process.
 
-    From then on the losses of routing are those of all processes' frames together, the same number on each. Every
-    process must run the model equally often, if need be on padding alone.
+    From then on the losses of routing are those of all processes' frames together, the same number on each process.
+    Every process must run the model equally often, if need be on padding alone.
 
     Args:
-        model: what is to be wrapped. Its names and the shapes of its parameters stay the same, and so do state dicts,
-            but that those of experts are DTensors; it also loads whole ones.
+        model: a model with experts. The names and the shapes of its parameters stay the same, and so do state dicts,
+            except that the weights of experts are DTensors; whole weights can be loaded as well.
         mesh: of one dimension, the processes that share the experts; or of two, (replicas, experts), where each row
-            has all experts, as with `torch.distributed.fsdp.fully_shard`. Together they must be the processes over
+            has all experts, as with `torch.distributed.fsdp.fully_shard`. The processes of the mesh must be those over
             which the host averages gradients. See `expert_mesh`.
 
     Raises:
-        SigmelError: the mesh has more dimensions, the model has no experts or is parallel already, or a layer's
-            experts are no multiple of the processes that are to share them.
+        SigmelError: the mesh has more dimensions, the model has no experts or is parallel already, or the number of a
+            layer's experts is no multiple of the processes that share them.
     """
     if mesh.ndim > 2:
         raise SigmelError(f"mesh: {mesh.ndim} dimensions; expected (experts) or (replicas, experts)")
@@ -94,7 +94,7 @@ def parallelize_experts(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def gather_experts(model: nn.Module) -> None:
-    """The inverse of `parallelize_experts`: all processes call it, and then each has the whole model."""
+    """Give each process the whole model again, the inverse of `parallelize_experts`; all processes call this."""
     layers = _layers(model, ParallelExpertFeedForward)
     for layer in layers.values():
         for name, shard in list(layer.named_parameters()):
@@ -121,25 +121,25 @@ def _ignore_in_ddp(model: nn.Module, names: set[str]) -> None:
 
 
 class ParallelExpertFeedForward(ExpertFeedForward):
-    """An `ExpertFeedForward` of which this process has a share; made by `parallelize_experts`."""
+    """An `ExpertFeedForward` with this process's share of the experts; made by `parallelize_experts`."""
 
     @property
     def mesh(self) -> DeviceMesh:
-        """Of (experts), or of (replicas, experts)."""
+        """The mesh, of dimensions (experts) or (replicas, experts)."""
         return cast(DTensor, self.w1).device_mesh
 
     def forward(self, u: Tensor, router: Router, valid: Tensor) -> tuple[Tensor, RoutingDecision]:
-        """See ExpertFeedForward; the losses of the decision are those of all processes' frames."""
+        """See `ExpertFeedForward`; the losses of the decision are those of all processes' frames."""
         y, decision = super().forward(u, router, valid)
         return y, decision._replace(total=partial(_Total.apply, self.mesh))
 
     def mlp(self, x: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
-        """See ExpertFeedForward."""
+        """See `ExpertFeedForward`."""
         group = self.mesh.get_group(-1)
         shares = self.mesh.size(-1)
         flat = experts.flatten()
         order = flat.argsort(stable=True)[(flat < 0).sum() :]  # choices by expert, and so by process
-        sent = torch.bincount(flat[order], minlength=len(self.w1)).view(shares, -1)  # (process, expert of its)
+        sent = torch.bincount(flat[order], minlength=len(self.w1)).view(shares, -1)  # (process, its experts)
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=group)
         outgoing, incoming = sent.sum(1).tolist(), received.sum(1).tolist()
@@ -161,11 +161,11 @@ class ParallelExpertFeedForward(ExpertFeedForward):
         return share
 
     def _mean(self, grads: Tensor) -> Tensor:
-        """See ExpertFeedForward; the processes have equally many experts."""
+        """See `ExpertFeedForward`; the processes have equally many experts."""
         return _sum(self.mesh, range(self.mesh.ndim - 1, self.mesh.ndim), super()._mean(grads)) / self.mesh.size(-1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """See nn.Module; whole tensors are spread as the parameters are."""
+        """See `nn.Module`; whole tensors are spread as the parameters are."""
         for name, parameter in self.named_parameters():
             value = state_dict.get(prefix + name)
             if value is not None and value.shape == parameter.shape:
@@ -174,7 +174,7 @@ class ParallelExpertFeedForward(ExpertFeedForward):
 
 
 class _Total(torch.autograd.Function):
-    """Sum over all processes of a mesh. Backward, too: each process's loss depends on what the others gave."""
+    """Sum over all processes of a mesh, and of gradients: each process's loss depends on the inputs of all."""
 
     @staticmethod
     def forward(ctx: Any, mesh: DeviceMesh, x: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class _Total(torch.autograd.Function):
 
 
 def _mean_gradient(mesh: DeviceMesh, grad: Tensor) -> Tensor:
-    """All-to-all has summed it over the processes that share the experts; their replicas have other frames."""
+    """The mean over all processes of a gradient that all-to-all has summed over those that share the experts."""
     return _sum(mesh, range(mesh.ndim - 1), grad) / mesh.size()
 
 
@@ -199,12 +199,12 @@ def _sum(mesh: DeviceMesh, dimensions: range, x: Tensor) -> Tensor:
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of a model or an optimizer with its DTensors gathered, on the CPU; all processes call it."""
+    """A state dict of a model or an optimizer with its DTensors gathered, on the CPU; all processes call this."""
     return tree_map_only(DTensor, lambda value: value.full_tensor().cpu(), state)
 
 
 def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """After `optimizer.load_state_dict` of a whole state: spread it as the parameters are. All processes call it."""
+    """Spread a whole state that an optimizer has loaded, as the parameters are spread; all processes call this."""
     for parameter, state in optimizer.state.items():
         if isinstance(parameter, DTensor):
             for name, value in state.items():

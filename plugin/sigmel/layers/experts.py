@@ -1,4 +1,4 @@
-"""The feed-forward of a layer: one, or one for each expert."""
+"""The feed-forward of a layer: dense, or a feed-forward for each expert."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FeedForward(nn.Module):
 
 
 class ExpertFeedForward(nn.Module):
-    """A feed-forward for each expert; the router, which is not owned here, says which one a frame goes to.
+    """A feed-forward for each expert, to which a router, which is not owned here, sends the frames.
 
     Args:
         d_model: D.
@@ -47,9 +47,9 @@ class ExpertFeedForward(nn.Module):
         num_experts: E.
         activation: see `FeedForward`.
         gradient_sharing: 0 to 1, how much of the gradient of an expert is the mean of all experts' gradients; the
-            rest is its own. An expert sees but one of E frames: what experts have in common is learned from all
-            frames so, as by a dense feed-forward, and they differ by what is left. It is for experts that begin as
-            copies, see `sigmel.models.upcycling`; with 1 they would stay copies. Default: 0.
+            rest is the expert's own. An expert sees one of E frames; so it learns from all frames what the experts
+            have in common, as a dense feed-forward does. This is for experts that begin as copies, see
+            `sigmel.models.upcycling`; with 1 they would stay copies. Default: 0.
     """
 
     def __init__(self, d_model: int, ff_size: int, num_experts: int, activation: str, gradient_sharing: float = 0.0):
@@ -75,32 +75,32 @@ class ExpertFeedForward(nn.Module):
         return out.view_as(u), decision
 
     def mlp(self, x: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
-        """(N, D) from frames (N, D), their experts (N, K), of which -1 is none, and gates (N, K)."""
+        """(N, D) from frames (N, D), their experts (N, K), where -1 is no expert, and gates (N, K)."""
         w1, b1, w2, b2 = self._weights()
         return expert_mlp(x, experts, gates, w1, b1, w2, b2, self.activation)
 
     def _weights(self) -> list[Tensor]:
-        """w1, b1, w2, b2 as `expert_mlp` is to use them."""
+        """w1, b1, w2, b2 as `expert_mlp` takes them."""
         weights = [self._own(weight) for weight in (self.w1, self.b1, self.w2, self.b2)]
         if self.training and self.gradient_sharing:
             weights = [_SharedGradient.apply(weight, self.gradient_sharing, self._mean) for weight in weights]
         return weights
 
     def _own(self, weight: Tensor) -> Tensor:
-        """Those of a parameter's experts that are here: all."""
+        """The experts of a parameter that this process holds: all."""
         return weight
 
     def _mean(self, grads: Tensor) -> Tensor:
-        """(1, ...) mean over all experts of what there is for each expert that is here."""
+        """(1, ...) mean over all experts of the gradients (E, ...) of the experts that this process holds."""
         return grads.mean(0, keepdim=True)
 
     def idle_parameters(self, top_k: int) -> int:
-        """How many of the parameters a frame that goes to `top_k` experts does not use."""
+        """The number of parameters that a frame does not use when it goes to `top_k` experts."""
         return sum(p.numel() // p.shape[0] * (p.shape[0] - top_k) for p in self.parameters())
 
 
 class _SharedGradient(torch.autograd.Function):
-    """The weights of experts, whose gradients become those of `ExpertFeedForward`'s `gradient_sharing`."""
+    """The weights of experts, unchanged, with gradients as `gradient_sharing` of `ExpertFeedForward` has them."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, share: float, mean: Callable[[Tensor], Tensor]) -> Tensor:

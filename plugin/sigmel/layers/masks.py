@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class Visible:
-    """What the frames of a batch of whole utterances may see.
+    """The frames that each frame of a batch of whole utterances may see.
 
     Attributes:
         lengths: (B,) int64, frames that exist.
@@ -26,11 +26,11 @@ class Visible:
 
     @property
     def causal(self) -> bool:
-        """A frame sees itself and all before it; no frame that exists sees padding, which comes after it."""
+        """Whether a frame sees itself and all frames before it; padding, which comes after them, is not seen."""
         return self.chunk_size == 1 and self.left_context is None
 
     def mask(self) -> Tensor:
-        """(B, 1, T, T) bool, see `attention_mask`; made when it is first asked for."""
+        """(B, 1, T, T) bool, see `attention_mask`; the mask is made when it is first asked for."""
         if self._mask is None:
             context = context_mask(self.num_frames, self.chunk_size, self.left_context, self.lengths.device)
             self._mask = attention_mask(valid_frames(self.lengths, self.num_frames), context)

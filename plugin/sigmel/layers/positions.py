@@ -1,6 +1,6 @@
-"""Where a frame stands: sinusoids added to the input, or what an attention does about it.
+"""Positions of frames: sinusoids added to the input, and schemes that act within an attention.
 
-Each scheme is a module of an attention. What does not depend on the layer, its table, is made once for all of them.
+Each scheme is a module of an attention; its table, which does not depend on the layer, is made once for all layers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864): pairs (x[i], x[i + d/2]) are turned by their angle.
+    """Rotary position embedding (arXiv 2104.09864): pairs (x[i], x[i + d/2]) are turned by an angle.
 
     Args:
-        x: (B, T, H, d) queries or keys, or both side by side.
+        x: (B, T, H, d) queries, keys, or both side by side.
         angles: (T, d) or (B, T, d) from `sinusoids(positions, d)`: sines and cosines.
     """
     sin, cos = angles[..., None, :].to(x.dtype).chunk(2, dim=-1)
@@ -40,14 +40,14 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class Positions(nn.Module):
-    """An attention that does not ask where its frames stand.
+    """No positions: an attention that does not depend on where frames stand; the base of the other schemes.
 
     Args:
         d_model: D.
         num_heads: H.
 
     Attributes:
-        biased: positions are added to the scores, or multiplied with the queries alone.
+        biased: whether `scores` changes the queries or gives something to add.
         slopes: (H,) what a score loses with each frame of distance, or None.
     """
 
@@ -60,29 +60,29 @@ class Positions(nn.Module):
 
     @staticmethod
     def table(frames: Tensor, past: int, d_model: int, num_heads: int) -> Tensor | None:
-        """What all layers share.
+        """What all layers share, for frames and the past that they see.
 
         Args:
             frames: (T,) or (B, T) numbers of the frames.
-            past: frames before them that are still seen, P.
+            past: P, frames before these that are still seen.
             d_model, num_heads: D and H.
         """
         return None
 
     def turn(self, q_and_k: Tensor, table: Tensor | None) -> Tensor:
-        """Queries and keys (B, T, 2 * H, d) of the frames, changed by where they stand."""
+        """Queries and keys (B, T, 2 * H, d) of the frames, changed by the positions of these."""
         return q_and_k
 
     def scores(self, q: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The queries (B, H, T, d) to multiply with the keys, and what is added to the scaled scores.
+        """The queries (B, H, T, d) to multiply with the keys, and a bias to add to the scaled scores, or None.
 
-        The latter is (B or none, H, T, P + T): the keys are those of P + T frames in a row, the queries the last T.
+        The bias is (H, T, P + T) or (B, H, T, P + T): keys of P + T frames in a row, queries of the last T.
         """
         return q, None
 
 
 class Rotary(Positions):
-    """Queries and keys are turned by an angle that grows with the frame's number (arXiv 2104.09864)."""
+    """Rotary positions: queries and keys are turned by angles that grow with the frame's number (arXiv 2104.09864)."""
 
     @staticmethod
     def table(frames: Tensor, past: int, d_model: int, num_heads: int) -> Tensor | None:
@@ -96,9 +96,9 @@ class Rotary(Positions):
 
 
 class Alibi(Positions):
-    """A score loses a slope a frame of distance, to either side; head h of H has the slope 2 ** (-8 h / H).
+    """ALiBi (arXiv 2108.12409, section 3): scores fall with the distance of a key, to either side.
 
-    arXiv 2108.12409, section 3.
+    With each frame of distance, a score of head h of H falls by 2 ** (-8 h / H).
     """
 
     biased = True
@@ -121,10 +121,10 @@ class Alibi(Positions):
 
 
 class Relative(Positions):
-    """Scores of content and of distance, each with a learned bias of the query.
+    """Relative positions: scores of content and of distance, each with a learned bias of the query.
 
-    `(q + u) k + (q + v) W r`, r being the sinusoids of the distance (arXiv 1901.02860, section 3.3), as the Conformer
-    has it (arXiv 2005.08100).
+    A score is `(q + u) k + (q + v) W r`, r being the sinusoids of the distance (arXiv 1901.02860, section 3.3), as in
+    the Conformer (arXiv 2005.08100).
     """
 
     biased = True
@@ -137,7 +137,7 @@ class Relative(Positions):
 
     @staticmethod
     def table(frames: Tensor, past: int, d_model: int, num_heads: int) -> Tensor | None:
-        """(P + 2 T - 1, D) sinusoids of the distances, from that of the first key and the last query down."""
+        """(P + 2 T - 1, D) sinusoids of the distances, from the greatest (first key, last query) down."""
         count = frames.shape[-1]
         return sinusoids(past + count - 1 - torch.arange(past + 2 * count - 1, device=frames.device), d_model)
 
@@ -154,16 +154,16 @@ class Relative(Positions):
 
 
 def by_key(x: Tensor, keys: int) -> Tensor:
-    """Columns that count distances become columns that count keys.
+    """Scores of distances, in columns by distance, as scores of keys.
 
     Args:
-        x: (..., T, K + T - 1); column c of row t is for the key that is `K - 1 - c` frames before the query t, which
-            stands where the key `K - T + t` does.
+        x: (..., T, K + T - 1); column c of row t is for the key that is `K - 1 - c` frames before query t, and query t
+            stands at key `K - T + t`.
         keys: K.
 
     Returns:
-        (..., T, K), made by reading x with rows that are one longer, or shorter, than they are.
+        (..., T, K), read from x as if its rows were one element shorter.
     """
     count = x.shape[-2]
-    rows = F.pad(x, (0, 1)).flatten(-2)  # in which the rows begin K + T apart, and what is wanted K + T - 1
+    rows = F.pad(x, (0, 1)).flatten(-2)  # rows begin K + T apart here, and are read K + T - 1 apart
     return rows[..., count - 1 :][..., :-1].unflatten(-1, (count, keys + count - 1))[..., :keys]

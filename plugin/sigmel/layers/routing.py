@@ -24,9 +24,10 @@ class RoutingDecision(NamedTuple):
     Attributes:
         logits: (B, T, E) float32 scores.
         experts: (B, T, K) int64 chosen experts, best first.
-        gates: (B, T, K) float32 weights of the chosen experts: their probabilities, which sum to 1 over all E, not
-            over K (see `Router` for normalised ones).
-        total: sums a tensor over the processes whose frames make one batch, if there are several; differentiable.
+        gates: (B, T, K) float32 weights of the chosen experts: their probabilities, which sum to 1 over all E experts,
+            or over the K chosen ones, see `Router`.
+        total: function that sums a tensor over the processes whose frames make one batch, differentiably; None if
+            there is one process.
     """
 
     logits: Tensor
@@ -45,8 +46,9 @@ class Router(nn.Module):
         num_experts: E.
         top_k: K.
         jitter: in training the input is multiplied by noise, uniform in [1 - jitter, 1 + jitter].
-        normalize_gates: divide the gates by their sum over K, so that copies of one dense feed-forward give its own
-            output. The sum counts as a constant in the gradient: with top-1 the router would learn nothing otherwise.
+        normalize_gates: divide the gates by their sum over K, so that copies of a dense feed-forward give the output
+            of that feed-forward. The sum counts as a constant in the gradient: otherwise a top-1 router would learn
+            nothing.
     """
 
     def __init__(
@@ -62,11 +64,11 @@ class Router(nn.Module):
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """The number of experts, E."""
         return self.linear.out_features
 
     def forward(self, u: Tensor) -> RoutingDecision:
-        """Route (B, T, D) frames, the layer-normed input of the feed-forward."""
+        """Route frames (B, T, D), the input of the feed-forward after its layer norm."""
         if self.training and self.jitter:
             u = u * torch.empty_like(u).uniform_(1 - self.jitter, 1 + self.jitter)
         with torch.autocast(u.device.type, enabled=False):
@@ -78,23 +80,23 @@ class Router(nn.Module):
 
 
 class ExpertGroup(NamedTuple):
-    """Layers that may share a router: they have the same number of experts."""
+    """Layers that may share a router, and the number of experts that each of them has."""
 
     layers: tuple[int, ...]
     experts: int
 
 
 def parse_expert_layers(spec: str, num_layers: int, experts: int) -> list[ExpertGroup]:
-    """Which layers have experts.
+    """The layers that have experts, in groups.
 
     Args:
         spec: "all"; "every:n", the n-th, 2n-th, ... layer; or groups "layers x experts" that follow each other and
             make up the whole stack, such as "4x2-4x4" for eight layers (arXiv 2507.05724).
         num_layers: layers of the stack.
-        experts: experts of a layer, where the groups do not say.
+        experts: experts of a layer, unless `spec` has groups.
 
     Raises:
-        SigmelError: the text is none of these, or does not fit the stack.
+        SigmelError: `spec` has another form, or does not fit the stack.
     """
     if spec == "all":
         return [ExpertGroup(tuple(range(num_layers)), experts)]
@@ -115,10 +117,10 @@ def parse_expert_layers(spec: str, num_layers: int, experts: int) -> list[Expert
 
 
 class Routers(nn.ModuleList):
-    """The distinct routers of a stack of layers, each once.
+    """The distinct routers of a stack of layers, some of which may share a router.
 
     Args:
-        routers: of which layers may share one.
+        routers: each router once.
         of_layer: {layer: index of its router}; a layer that is missing is dense.
     """
 
@@ -215,7 +217,7 @@ def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
 
     Args:
         decision: of one layer.
-        valid: (B, T) bool; other frames do not count.
+        valid: (B, T) bool, the frames that count.
     """
     experts = decision.logits.shape[-1]
     chosen = F.one_hot(decision.experts, experts).float().mean(2)  # (B, T, E), over the K choices
@@ -225,7 +227,7 @@ def load_balance_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
 
 
 def router_z_loss(decision: RoutingDecision, valid: Tensor) -> Tensor:
-    """Mean squared log-sum-exp of the scores over valid frames, which keeps them small (arXiv 2202.08906, eq. 5)."""
+    """Mean squared log-sum-exp of the scores of valid frames, which keeps scores small (arXiv 2202.08906, eq. 5)."""
     return _mean(decision, decision.logits.logsumexp(-1).square(), valid)
 
 

@@ -1,6 +1,6 @@
-"""From feature frames to encoder frames: 1 in `factor`, each made of its own features and the past only.
+"""Subsampling: `factor` feature frames become an encoder frame, made of these and of frames before them.
 
-No output depends on a feature frame after its own group of `factor`, and a group cut short by the end of the
+An output depends on no feature frame after its own group of `factor` frames, and a group cut short by the end of the
 utterance is filled with zeros. So padding changes nothing, no frame is lost at the end, and streaming needs no
 look-ahead.
 """
@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sigmel.errors import SigmelError
 
 
 def whole_groups(x: Tensor, factor: int) -> Tensor:
@@ -39,11 +41,11 @@ class StackSubsampling(nn.Module):
         return self.linear(whole_groups(x, self.factor).unflatten(1, (-1, self.factor)).flatten(2))
 
     def step(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """`forward`; there is no state."""
+        """The same as `forward`, and the state, which is empty."""
         return self(x), state
 
     def initial_state(self, batch_size: int) -> list[Tensor]:
-        """Nothing to remember."""
+        """An empty state."""
         return []
 
 
@@ -57,14 +59,14 @@ class ConvSubsampling(nn.Module):
         channels: channels of every convolution.
 
     Raises:
-        ValueError: the factor is no power of two.
+        SigmelError: the factor is no power of two.
     """
 
     def __init__(self, input_size: int, d_model: int, factor: int, channels: int):
         super().__init__()
         stages = int(math.log2(max(factor, 1)))
         if factor < 2 or 2**stages != factor:
-            raise ValueError(f"subsampling_factor: {factor} is no power of two (2, 4, 8, ...), as 'conv' needs")
+            raise SigmelError(f"subsampling_factor: {factor} is no power of two (2, 4, 8, ...), as 'conv' needs")
         self.factor = factor
         self.channels = channels
         self.bins = [input_size]  # frequency bins before each convolution, and after the last
@@ -79,7 +81,7 @@ class ConvSubsampling(nn.Module):
             self.pointwise.append(nn.Conv2d(channels, channels, 1) if n else nn.Identity())
         for conv in (*self.strided, *self.pointwise):
             if isinstance(conv, nn.Conv2d) and conv.bias is not None:
-                # Keeps the variance through the ReLUs, which torch's default does not.
+                # Unlike torch's default, this keeps the variance through the ReLUs.
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 nn.init.zeros_(conv.bias)
         self.linear = nn.Linear(channels * self.bins[-1], d_model)

@@ -1,4 +1,4 @@
-"""Sigmoid attention in a model that was written for softmax."""
+"""Sigmoid attention in a model that was written for softmax attention."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from sigmel.errors import SigmelError
 from sigmel.layers.patching import torch_attention
+from sigmel.options import check_positive
 
 _INSTEAD: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: torch_attention.scaled_dot_product_attention,
     F.multi_head_attention_forward: torch_attention.multi_head_attention_forward,
 }
-# In the last, attention modules of Hugging Face's look up what calls the first.
+# Attention modules of Hugging Face's find a function that calls the first of these in the last.
 _NAMES = {"scaled_dot_product_attention", "multi_head_attention_forward", "ALL_ATTENTION_FUNCTIONS"}
 
 
 @dataclass(frozen=True)
 class PatchReport:
-    """What `patch_attention` did. Modules go by their names; that of the model itself is empty.
+    """The modules that `patch_attention` replaced, by name; the name of the model itself is empty.
 
     Attributes:
         replaced: modules that have sigmoid attention now.
-        left_alone: other modules that seem to attend, and why they are as they were.
+        left_alone: other modules that seem to attend, with the reason why they are unchanged.
     """
 
     replaced: list[str]
@@ -43,31 +45,31 @@ class PatchReport:
 
 
 def patch_attention(model: nn.Module, keys: int | None = None) -> PatchReport:
-    """Give a model sigmoid attention (arXiv 2409.04431) where it had softmax attention, in place.
+    """Replace the softmax attention of a model by sigmoid attention (arXiv 2409.04431), in place.
 
-    Served are `nn.MultiheadAttention`, and modules whose forward, or a method or function that it names, calls
-    `F.scaled_dot_product_attention` or `F.multi_head_attention_forward`; of Hugging Face's, those whose configuration
-    says "sdpa". Each gets a subclass for its class; parameters, the keys of the state dict and hooks stay. A score
-    becomes a weight by `sigmoid(score - ln n)`, n being the number of keys of a sequence that exist: those that some
-    query may see, so that padding does not count. `nn.TransformerEncoder` and its layers no longer take their fast
-    paths, which go past the attention. A patched module that, when it is called, comes by neither function, as with an
-    option for which it computes softmax itself, raises RuntimeError.
+    Patched are `nn.MultiheadAttention`, and modules whose forward calls `F.scaled_dot_product_attention` or
+    `F.multi_head_attention_forward`, itself or by the methods and functions that it names; of Hugging Face's modules,
+    those whose configuration says "sdpa". The class of such a module becomes a subclass; parameters, the keys of the
+    state dict and hooks stay. A score becomes a weight by `sigmoid(score - ln n)`, n being the number of keys of a
+    sequence that exist: those that some query may see, so that padding does not count. `nn.TransformerEncoder` and its
+    layers no longer take their fast paths, which bypass the attention. A patched module that calls neither function
+    when it runs, because of an option by which it computes softmax itself, raises RuntimeError.
 
     A model that was trained with softmax must be trained on. The stabilisers of the paper are not added.
 
     Args:
-        model: it, or modules within, are patched. What is patched already stays as it is.
-        keys: n, the same for all. A decoder that generates over a cache needs it, since its steps would count fewer
-            keys than one pass over the whole does. Default: None, the keys that exist.
+        model: patched in place, with the modules inside it. Modules that are patched already stay as they are.
+        keys: n for all sequences. A decoder that generates with a cache needs this number, since a step would count
+            fewer keys than one pass over the whole sequence. Default: None, the keys that exist.
 
     Returns:
         Which modules were replaced, and which were left alone, with the reason.
 
     Raises:
-        ValueError: nothing in the model has sigmoid attention now, or `keys` is below 1.
+        SigmelError: nothing in the model has sigmoid attention now, or `keys` is below 1.
     """
-    if keys is not None and keys < 1:
-        raise ValueError(f"keys: {keys} must be at least 1")
+    if keys is not None:
+        check_positive(keys=keys)
     modules = dict(model.named_modules())
     reasons = {}
     replaced = []
@@ -75,7 +77,7 @@ def patch_attention(model: nn.Module, keys: int | None = None) -> PatchReport:
         if isinstance(module, _Patched):
             reasons[name] = "has sigmoid attention already"
         elif _NAMES & (names := _names(module)):
-            # Only Hugging Face's have this in their configuration.
+            # Only modules of Hugging Face's have this in their configuration.
             asked = getattr(getattr(module, "config", None), "_attn_implementation", "sdpa")
             if asked != "sdpa":
                 reasons[name] = f"its configuration asks for {asked!r} attention, not 'sdpa'"
@@ -88,22 +90,22 @@ def patch_attention(model: nn.Module, keys: int | None = None) -> PatchReport:
                 replaced.append(name)
     patched: list[Any] = [module for module in modules.values() if isinstance(module, _Patched)]
     known = {inner for module in patched for inner in module.modules()} | {modules[name] for name in reasons}
-    for name, module in reversed(modules.items()):  # what is within comes before what is around it
+    for name, module in reversed(modules.items()):  # inner modules come before outer ones
         attends = "attention" in type(module).__name__.lower() and any(True for _ in module.parameters())
         if attends and known.isdisjoint(module.modules()):
             reasons[name] = "its forward calls no function that could be replaced"
             known.add(module)
     report = PatchReport(replaced, {name: reasons[name] for name in modules if name in reasons})
     if not patched:
-        raise ValueError(f"model: there is no attention in it that could be patched\n{report}")
+        raise SigmelError(f"model: there is no attention in it that could be patched\n{report}")
     for module in modules.values():
         if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # which only the fast paths of its layers can read
+            module.use_nested_tensor = False  # nested tensors are for the fast paths of its layers only
     return report
 
 
 class _Sigmoid(TorchFunctionMode):
-    """Within it, torch's attention functions give sigmoid attention."""
+    """A context in which torch's attention functions compute sigmoid attention."""
 
     def __init__(self, keys: int | None):
         super().__init__()
@@ -119,24 +121,24 @@ class _Sigmoid(TorchFunctionMode):
 
 
 class _Patched:
-    """What comes before the class of a module that is patched."""
+    """Mix-in before the class of a module that is patched."""
 
     sigmoid_keys: int | None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As it was, with sigmoid attention."""
+        """The forward pass of the original class, with sigmoid attention."""
         mode = _Sigmoid(self.sigmoid_keys)
         with mode:
             output = super().forward(*args, **kwargs)  # type: ignore[misc]
         if not mode.served:
             raise RuntimeError(
                 f"{type(self).__name__}: this call did not come by F.scaled_dot_product_attention or "
-                "F.multi_head_attention_forward, so its attention was not sigmoid; an option asks for another one"
+                "F.multi_head_attention_forward, so its attention was not sigmoid; does an option ask for softmax?"
             )
         return output
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class has no name under which it could be found again.
+        # A pickle finds classes by their names, and this class is made at run time.
         reduced: Any = super().__reduce_ex__(2)
         _, (_, *arguments), *rest = reduced
         return _new, (type(self).__mro__[2], *arguments), *rest
@@ -160,11 +162,11 @@ def _patch(module: nn.Module, keys: int | None) -> None:
 
 
 def _called(module: nn.Module, args: Any) -> None:
-    """Nothing: a hook keeps nn.TransformerEncoderLayer from taking the weights of a module without calling it."""
+    """A hook without effect, which keeps nn.TransformerEncoderLayer from using a module's weights without a call."""
 
 
 def _names(module: nn.Module) -> set[str]:
-    """Names in the code of a module's forward, and of the methods and functions that it names, and so on."""
+    """Names in the code of a module's forward, in the methods and functions that are named there, and so on."""
     names: set[str] = set()
     todo = _named(module, {}, "forward")
     done = set()
@@ -173,17 +175,17 @@ def _names(module: nn.Module) -> set[str]:
         if function in done:
             continue
         done.add(function)
-        inside = [cell.cell_contents for cell in function.__closure__ or ()]  # what a decorator goes around
+        inside = [cell.cell_contents for cell in function.__closure__ or ()]  # functions inside decorators
         todo += [value for value in inside if isinstance(value, FunctionType)]
         for name in _code_names(function.__code__):
-            # Imported under another name, it still has its own.
+            # A function that was imported under another name still has its own.
             names |= {name, getattr(function.__globals__.get(name), "__name__", name)}
             todo += _named(module, function.__globals__, name)
     return names
 
 
 def _code_names(code: CodeType) -> Iterator[str]:
-    """Names of globals and attributes in a piece of code, and in what is defined within it."""
+    """Names of globals and attributes in a piece of code, and in functions defined in this code."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -191,7 +193,7 @@ def _code_names(code: CodeType) -> Iterator[str]:
 
 
 def _named(module: nn.Module, scope: dict[str, Any], name: str) -> list[FunctionType]:
-    """Functions that a name may stand for in the code of a module: its own, of its classes, or of a global scope."""
+    """Functions that a name may mean in the code of a module: of the module, of its classes, or of a global scope."""
     owners = [vars(module), *(vars(base) for base in type(module).__mro__ if base is not nn.Module)]
     values = [getattr(owner.get(name), "__func__", owner.get(name)) for owner in owners]  # static methods, too
     if not str(getattr(scope.get(name), "__module__", "")).startswith("torch."):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sigmel.errors import SigmelError
 from sigmel.ops import sigmoid_attention
 
 # A key is hidden by a float mask at or below this: hosts write -inf, the smallest float, or -10000.
@@ -30,30 +31,30 @@ def scaled_dot_product_attention(
     *,
     keys: int | None = None,
 ) -> Tensor:
-    """`F.scaled_dot_product_attention` with sigmoids for its softmax.
+    """`F.scaled_dot_product_attention` with sigmoids in place of softmax.
 
-    The fused op serves what has no dropout, and no mask but a causal one or one that says which keys exist. For the
-    latter it looks at the values of the mask; where a graph is being made it cannot, and only a bool mask that is
-    broadcast over heads and queries is known to be such. Everything else takes a matrix of weights.
+    The fused op serves calls without dropout whose mask, if any, is causal or says which keys exist. To see that a
+    mask says no more than that, its values are read; while a graph is traced they cannot be read, and only a bool mask
+    that is broadcast over heads and queries is taken for a mask of keys. All other calls make a matrix of weights.
 
     Args:
         query: (..., H, L, D).
-        key, value: (..., Hkv, S, D); the size of a value may be another.
-        attn_mask: as there: bool, true where a query sees a key, or float, added to the scores.
+        key, value: (..., Hkv, S, D); a value may have another size.
+        attn_mask: bool, true where a query sees a key, or float, added to the scores. Default: None.
         dropout_p: of the weights. Default: 0.
         is_causal: query t sees the keys up to t. Default: False.
         scale: of the scores. Default: D ** -0.5.
         enable_gqa: each key head serves H / Hkv query heads. Default: False.
-        keys: n, where it is not counted. Default: None.
+        keys: n. Default: None, the number of keys that exist.
 
     Returns:
         (..., H, L, size of a value).
 
     Raises:
-        ValueError: nested tensors, or shapes that do not fit.
+        SigmelError: nested tensors.
     """
     if query.is_nested:
-        raise ValueError("query: sigmoid attention takes padded tensors and a mask, not nested tensors")
+        raise SigmelError("query: sigmoid attention takes padded tensors and a mask, not nested tensors")
     if is_causal:  # no query sees the keys after the last query
         key, value = key[..., : query.shape[-2], :], value[..., : query.shape[-2], :]
     four = query.dim() == 4 and key.shape == value.shape and key.shape[:1] == query.shape[:1]
@@ -129,7 +130,7 @@ def multi_head_attention_forward(
     *,
     keys: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`F.multi_head_attention_forward` with sigmoids for its softmax: what `nn.MultiheadAttention` calls.
+    """`F.multi_head_attention_forward`, which `nn.MultiheadAttention` calls, with sigmoids in place of softmax.
 
     Keys that `bias_k` and `add_zero_attn` append are keys that exist.
 
@@ -138,21 +139,21 @@ def multi_head_attention_forward(
         key, value: (S, B, Ek) and (S, B, Ev), or without B.
         key_padding_mask: (B, S) or (S,); true, or -inf, hides a key.
         attn_mask: (L, S) or (B * H, L, S); true hides a key from a query, a float is added to the score.
-        keys: n, where it is not counted. Default: None.
-        The others are as there.
+        keys: n. Default: None, the number of keys that exist.
+        All other arguments are those of torch's function.
 
     Returns:
-        (L, B, E), and with `need_weights` (B, L, S) or, not averaged, (B, H, L, S); all without B if there was none.
+        (L, B, E), and with `need_weights` (B, L, S) or, not averaged, (B, H, L, S); without B if the query has no B.
 
     Raises:
-        ValueError: `is_causal` without an `attn_mask`; `static_k` or `static_v`.
+        SigmelError: `is_causal` without an `attn_mask`; `static_k` or `static_v`.
     """
     if static_k is not None or static_v is not None:
-        raise ValueError("static_k, static_v: sigmoid attention does not take them")
+        raise SigmelError("static_k, static_v: sigmoid attention does not take them")
     if is_causal and attn_mask is None:
-        raise ValueError("is_causal: it is a hint about attn_mask, which is not given")
+        raise SigmelError("is_causal: it is a hint about attn_mask, which is not given")
     if query.shape[-1] != embed_dim_to_check:
-        raise ValueError(f"query: {query.shape[-1]} features, expected {embed_dim_to_check}")
+        raise SigmelError(f"query: {query.shape[-1]} features, expected {embed_dim_to_check}")
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -172,7 +173,7 @@ def multi_head_attention_forward(
     if add_zero_attn:
         k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
 
-    # With the hint, and nothing else in the mask, the op needs no mask.
+    # If the causal hint is all that the mask says, the op needs no mask.
     causal = is_causal and key_padding_mask is None and not need_weights and k.shape[2] == key.shape[0]
     mask = None if causal else _merged(attn_mask, key_padding_mask, num_heads, q.dtype)
     if mask is not None:
@@ -193,14 +194,14 @@ def multi_head_attention_forward(
 
 
 def _keys_that_exist(mask: Tensor, key: Tensor) -> Tensor | None:
-    """(B, S) bool of a mask, broadcast to (B, H, L, S), that says no more than that; None where it may say more."""
+    """The keys (B, S) bool that exist by a mask, broadcast to (B, H, L, S); None where the mask may say more."""
     mask = mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
     exist = mask[:, :1, :1]
     one_row = all(mask.shape[dim] == 1 or mask.stride(dim) == 0 for dim in (1, 2))
     if not one_row and not (_may_look() and bool((mask == exist).all())):
         return None
     if mask.dtype != torch.bool:
-        # A mask that is learned may be zero only now.
+        # A mask that is learned may be zero now and change later.
         if mask.requires_grad or not (_may_look() and bool(((exist == 0) | (exist <= HIDDEN)).all())):
             return None
         exist = exist > HIDDEN
@@ -211,7 +212,7 @@ def _moved_to_the_front(key: Tensor, value: Tensor, exist: Tensor) -> tuple[Tens
     """Keys and values (B, H, S, D), those that exist (B, S) first, and how many these are (B,)."""
     lengths = exist.sum(1)
     first = torch.arange(exist.shape[1], device=exist.device) < lengths[:, None]
-    # Most often they are there already. Elsewhere than on a CPU, to move them costs less than to wait for the answer.
+    # Mostly nothing has to move. On a GPU, moving keys costs less than waiting for the answer of a comparison.
     if exist.device.type == "cpu" and _may_look() and torch.equal(exist, first):
         return key, value, lengths
     order = exist.int().argsort(dim=1, descending=True, stable=True)[:, None, :, None]
@@ -219,12 +220,12 @@ def _moved_to_the_front(key: Tensor, value: Tensor, exist: Tensor) -> tuple[Tens
 
 
 def _may_look() -> bool:
-    """Whether values are known: not while a graph is made."""
+    """Whether values of tensors can be read: not while a graph is traced."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def _merged(attn_mask: Tensor | None, padding: Tensor | None, num_heads: int, dtype: torch.dtype) -> Tensor | None:
-    """What is added to scores (B, H, L, S), which the result broadcasts to; true hides a key."""
+    """A float mask to add to scores (B, H, L, S), which it broadcasts to, made of masks in which true hides a key."""
     masks = []
     if attn_mask is not None:
         masks.append(attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, num_heads)))
