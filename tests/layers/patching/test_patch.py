@@ -1,4 +1,4 @@
-"""Patched models against the formula, written plainly; torch's own and Hugging Face's, and such as people write."""
+"""Patched models: such as people write, and Hugging Face's."""
 
 import copy
 import functools
@@ -13,272 +13,16 @@ from torch.nn.functional import scaled_dot_product_attention as renamed
 from torch.utils.checkpoint import checkpoint
 
 import sigmel
-from sigmel.layers.patching import torch_attention
-from sigmel.layers.patching.torch_attention import scaled_dot_product_attention
 
 close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 CAUSAL = torch.ones(7, 7, dtype=torch.bool).tril()
-
-
-def plain(q, k, v, seen=None, added=0.0, scale=None):
-    """(B, H, L, D) by the paper; seen (B, H, L, S) bool, whose keys are counted one sequence after the other."""
-    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale) + added
-    seen = torch.ones_like(scores, dtype=torch.bool) if seen is None else seen.expand(scores.shape)
-    outputs = []
-    for n in range(len(q)):
-        keys = sum(bool(seen[n, :, :, j].any()) for j in range(k.shape[2]))
-        outputs.append((torch.sigmoid(scores[n] - math.log(max(keys, 1))) * seen[n]) @ v[n])
-    return torch.stack(outputs)
-
-
-def tensors(batch=2, heads=4, key_heads=4, queries=7, keys=7, size=8):
-    shapes = ((heads, queries), (key_heads, keys), (key_heads, keys))
-    return [torch.randn(batch, h, t, size, requires_grad=True) for h, t in shapes]
-
-
-@pytest.fixture
-def no_matrix(monkeypatch):
-    """Fails a test that does not take the fused op."""
-    monkeypatch.setattr(torch_attention, "attention_weights", lambda *_: pytest.fail("a matrix of weights"))
-
-
-# --- F.scaled_dot_product_attention
-
 PREFIX = torch.arange(7) < torch.tensor([[7], [4]])
 LEFT = PREFIX.flip(1)
-HOLES = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0]], dtype=torch.bool)
-
-
-@pytest.mark.usefixtures("no_matrix")
-@pytest.mark.parametrize("exist", [PREFIX, LEFT, HOLES])
-@pytest.mark.parametrize("hidden", [None, -math.inf, torch.finfo(torch.float32).min, -1e4])
-@pytest.mark.parametrize("rows", [1, 7])
-def test_a_mask_that_says_which_keys_exist_needs_no_matrix(exist, hidden, rows):
-    q, k, v = tensors(key_heads=2)
-    mask = exist[:, None, None].repeat(1, 1, rows, 1)
-    expected = plain(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), mask)
-    if hidden is not None:
-        mask = torch.zeros(mask.shape).masked_fill(~mask, hidden)
-    close(scaled_dot_product_attention(q, k, v, mask, enable_gqa=True), expected)
-
-
-@pytest.mark.usefixtures("no_matrix")
-def test_no_mask_and_a_causal_one_need_no_matrix():
-    q, k, v = tensors(keys=9)
-    close(scaled_dot_product_attention(q, k, v, scale=0.7), plain(q, k, v, scale=0.7))
-    rows = torch.ones(7, 9, dtype=torch.bool).tril()
-    close(scaled_dot_product_attention(q, k, v, is_causal=True), plain(q, k, v, rows))
-
-
-@pytest.mark.parametrize("mask", [CAUSAL, CAUSAL & LEFT[:, None, None], torch.rand(2, 4, 7, 7) > 0.8])
-def test_a_mask_of_queries_and_keys(mask):
-    q, k, v = tensors()
-    expected = plain(q, k, v, mask)
-    close(scaled_dot_product_attention(q, k, v, mask), expected)
-    added = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
-    close(scaled_dot_product_attention(q, k, v, added), expected)
-
-
-@pytest.mark.parametrize("shape", [(7, 7), (4, 7, 7), (2, 4, 1, 7), (2, 1, 1, 7)])
-def test_a_float_mask_is_added_to_the_scores(shape):
-    q, k, v = tensors()
-    mask = torch.randn(shape)
-    close(scaled_dot_product_attention(q, k, v, mask), plain(q, k, v, added=mask))
-
-
-def test_a_learned_mask_gets_its_gradient():
-    q, k, v = tensors()
-    mask = torch.zeros(2, 1, 1, 7, requires_grad=True)
-    scaled_dot_product_attention(q, k, v, mask).sum().backward()
-    assert mask.grad.abs().min() > 0
-
-
-@pytest.mark.parametrize("shape", [(7, 8), (3, 7, 8), (5, 2, 4, 7, 8)])
-def test_any_dimensions_before_the_last_two(shape):
-    q, k, v = (torch.randn(shape) for _ in range(3))
-    mask = CAUSAL & (torch.arange(7) < 5)
-    folded = [x.reshape(-1, 1, 7, 8) for x in (q, k, v)]
-    close(scaled_dot_product_attention(q, k, v, mask), plain(*folded, mask).view(shape))
-
-
-def test_values_of_another_size():
-    q, k, v = *tensors()[:2], torch.randn(2, 4, 7, 3)
-    close(scaled_dot_product_attention(q, k, v, is_causal=True), plain(q, k, v, CAUSAL))
-
-
-def test_weights_are_dropped():
-    q, k, _ = tensors(queries=200, keys=200)
-    output = scaled_dot_product_attention(q, k, torch.eye(200).expand(2, 4, 200, 200), dropout_p=0.5)
-    expected = 2 * torch.sigmoid(q @ k.mT * 8**-0.5 - math.log(200))
-    close(output, torch.where(output == 0, 0, expected))
-    assert 0.48 < (output == 0).float().mean() < 0.52
-
-
-def test_half_precision_and_autocast():
-    q, k, v = tensors()
-    expected = plain(q, k, v, CAUSAL)
-    for mask, causal in ((CAUSAL, False), (None, True)):
-        half = scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, is_causal=causal)
-        with torch.autocast("cpu", torch.bfloat16):
-            cast = scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
-        for output in (half, cast):
-            assert output.dtype == torch.bfloat16
-            torch.testing.assert_close(output.float(), expected, atol=0.03, rtol=0.03)
-
-
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_tensors_are_refused():
-    nested = torch.nested.nested_tensor([torch.randn(4, 3, 8), torch.randn(4, 5, 8)])
-    with pytest.raises(ValueError, match="query: sigmoid attention takes padded tensors"):
-        scaled_dot_product_attention(nested, nested, nested)
-
-
-# --- nn.MultiheadAttention
-
-
-def multi_head(module, query, key, value, seen=None, added=0.0):
-    """(B, L, E) outputs and (B, H, L, S) weights of batched, batch-first input, from the parameters of a module."""
-    if module.in_proj_weight is None:
-        weights = module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
-    else:
-        weights = module.in_proj_weight.chunk(3)
-    biases = [0.0] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    q, k, v = (x @ w.T + b for x, w, b in zip((query, key, value), weights, biases, strict=True))
-    rows = [(module.bias_k, module.bias_v)] if module.bias_k is not None else []
-    rows += [(torch.zeros(1, 1, k.shape[2]),) * 2] if module.add_zero_attn else []
-    for more_k, more_v in rows:
-        k, v = torch.cat([k, more_k.expand(len(k), -1, -1)], 1), torch.cat([v, more_v.expand(len(v), -1, -1)], 1)
-    q, k, v = (x.unflatten(2, (module.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    if seen is not None:
-        seen = F.pad(seen.expand(len(q), 1, q.shape[2], key.shape[1]), (0, len(rows)), value=True)
-    everything = torch.eye(k.shape[2]).expand(*k.shape[:2], -1, -1)
-    weights = plain(q, k, everything, seen, added)
-    output = (weights @ v).transpose(1, 2).flatten(2) @ module.out_proj.weight.T
-    return output + (0.0 if module.out_proj.bias is None else module.out_proj.bias), weights
-
-
-def patched_attention(**options):
-    module = nn.MultiheadAttention(16, 4, batch_first=True, **options)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)  # biases begin at zero
-    before = {name: x.clone() for name, x in module.state_dict().items()}
-    report = sigmel.patch_attention(module)
-    assert report.replaced == [""]
-    assert all(torch.equal(x, before.pop(name)) for name, x in module.state_dict().items())
-    assert not before
-    return module
-
-
-@pytest.mark.parametrize("masked", [None, "padding", "mask", "both"])
-@pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"kdim": 6, "vdim": 10}, {"add_bias_kv": True, "add_zero_attn": True}]
-)
-def test_multi_head_attention_is_the_formula(options, masked):
-    module = patched_attention(**options)
-    query, key, value = torch.randn(2, 5, 16), torch.randn(2, 7, module.kdim), torch.randn(2, 7, module.vdim)
-    padding, mask = LEFT[:, None, None], torch.rand(5, 7) > 0.5
-    seen = {None: None, "padding": padding, "mask": mask, "both": padding & mask}[masked]
-    output, weights = multi_head(module, query, key, value, seen)
-    given = {"key_padding_mask": ~LEFT} if masked in ("padding", "both") else {}
-    given |= {"attn_mask": ~mask} if masked in ("mask", "both") else {}
-    for training in (True, False):
-        module.train(training)
-        ours, shown = module(query, key, value, average_attn_weights=False, **given)
-        close(ours, output)
-        close(shown, weights)
-        close(module(query, key, value, **given)[1], weights.mean(1))
-        ours, shown = module(query, key, value, need_weights=False, **given)
-        close(ours, output)
-        assert shown is None
-    output.sum().backward()
-    expected = [x.grad.clone() for x in module.parameters()]
-    module.zero_grad()
-    ours.sum().backward()
-    for x, grad in zip(module.parameters(), expected, strict=True):
-        assert grad.abs().sum() > 0
-        torch.testing.assert_close(x.grad, grad, atol=1e-4, rtol=1e-4)
-
-
-def test_float_masks_a_mask_for_each_head_and_the_causal_hint():
-    module, x = patched_attention(), torch.randn(2, 7, 16)
-    added = torch.randn(2, 4, 7, 7)
-    close(module(x, x, x, attn_mask=added.flatten(0, 1))[0], multi_head(module, x, x, x, added=added)[0])
-    for options in ({}, {"need_weights": False}, {"need_weights": False, "key_padding_mask": ~PREFIX}):
-        seen = CAUSAL & PREFIX[:, None, None] if "key_padding_mask" in options else CAUSAL
-        expected = multi_head(module, x, x, x, seen)[0]
-        close(module(x, x, x, attn_mask=~CAUSAL, is_causal=True, **options)[0], expected)
-    with pytest.raises(ValueError, match="is_causal: it is a hint about attn_mask"):
-        module(x, x, x, is_causal=True)
-
-
-def test_without_a_batch_and_with_time_first():
-    module, x = patched_attention(), torch.randn(2, 7, 16)
-    output, weights = module(x, x, x, key_padding_mask=~PREFIX)
-    alone = module(x[1], x[1], x[1], key_padding_mask=~PREFIX[1])
-    close(alone[0], output[1])
-    close(alone[1], weights[1])
-    module.batch_first = False
-    time_first = module(*[x.transpose(0, 1)] * 3, key_padding_mask=~PREFIX)
-    close(time_first[0].transpose(0, 1), output)
-    close(time_first[1], weights)
-
-
-def test_multi_head_attention_drops_weights_in_training_alone():
-    module, x = patched_attention(dropout=0.5), torch.randn(1, 50, 16)
-    _, weights = multi_head(module, x, x, x)
-    dropped = module(x, x, x, average_attn_weights=False)[1]
-    close(dropped, torch.where(dropped == 0, 0, 2 * weights))
-    close(module.eval()(x, x, x, average_attn_weights=False)[1], weights)
-
-
-# --- nn.TransformerEncoder, whose fast paths never call its attention
 
 
 def encoder(**options):
     layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True, **options)
     return nn.TransformerEncoder(layer, 2)
-
-
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
-@pytest.mark.parametrize("norm_first", [False, True])
-def test_an_encoder_gives_in_eval_what_it_gives_in_training(norm_first):
-    model = encoder(norm_first=norm_first)
-    softmax = model(torch.ones(1, 3, 16))
-    report = sigmel.patch_attention(model)
-    assert report.replaced == ["layers.0.self_attn", "layers.1.self_attn"]
-    x, padding = torch.randn(2, 7, 16), ~PREFIX
-    assert (model(torch.ones(1, 3, 16)) - softmax).abs().max() > 1e-3
-    for options in ({}, {"src_key_padding_mask": padding}, {"mask": ~CAUSAL, "is_causal": True}):
-        trained = model.train()(x, **options)
-        model.eval()
-        with torch.no_grad():
-            close(model(x, **options), trained)
-    with torch.no_grad():
-        together = model(x, src_key_padding_mask=padding)
-        for n, length in enumerate(PREFIX.sum(1)):
-            close(together[n, :length], model(x[n : n + 1, :length])[0])
-
-
-def test_a_layer_does_not_go_past_an_attention_that_was_patched_alone():
-    layer = encoder().layers[0]
-    x = torch.randn(2, 7, 16)
-    sigmel.patch_attention(layer.self_attn)
-    trained = layer(x, src_key_padding_mask=~PREFIX)
-    with torch.no_grad():
-        close(layer.eval()(x, src_key_padding_mask=~PREFIX), trained)
-
-
-def test_a_transformer_and_its_decoder():
-    model = nn.Transformer(16, 4, 1, 1, 32, dropout=0.0, batch_first=True)
-    assert len(sigmel.patch_attention(model).replaced) == 3
-    source, target = torch.randn(2, 7, 16), torch.randn(2, 5, 16)
-    masks = {"src_key_padding_mask": ~PREFIX, "memory_key_padding_mask": ~PREFIX}
-    masks["tgt_mask"] = ~CAUSAL[:5, :5]
-    trained = model(source, target, **masks)
-    with torch.no_grad():
-        together = model.eval()(source, target, **masks)
-        close(together, trained)
-        close(together[1:], model(source[1:, :4], target[1:], tgt_mask=masks["tgt_mask"]))
 
 
 # --- Modules of others that call F.scaled_dot_product_attention
@@ -342,7 +86,7 @@ class ThroughItsOwnFunction(nn.Linear):
         return self.call(super().forward(x))
 
 
-def test_a_causal_language_model():
+def test_a_causal_language_model(plain):
     model, x = nn.Sequential(nn.Linear(16, 16), CausalSelfAttention()), torch.randn(2, 7, 16)
     assert sigmel.patch_attention(model).replaced == ["1"]
     q, k, v = model[1].c_attn(model[0](x)).unflatten(2, (3, 4, 4)).permute(2, 0, 3, 1, 4)
@@ -353,7 +97,7 @@ def test_a_causal_language_model():
 
 
 @pytest.mark.parametrize("cls", [ThroughHelper, ThroughMethods, ThroughItsOwnFunction])
-def test_where_the_function_is_called_from(cls):
+def test_where_the_function_is_called_from(cls, plain):
     module, x = cls(8, 8), torch.randn(2, 4, 7, 8)
     assert sigmel.patch_attention(module).replaced == [""]
     y = F.linear(x, module.weight, module.bias)
@@ -379,7 +123,7 @@ def test_a_call_that_computes_softmax_after_all_is_an_error():
 
 
 def test_softmax_stays_where_nothing_was_patched():
-    q, k, v = tensors()
+    q, k, v = (torch.randn(2, 4, 7, 8) for _ in range(3))
     patched, other = CausalSelfAttention(), CausalSelfAttention()
     other.load_state_dict(patched.state_dict())
     before, x = F.scaled_dot_product_attention(q, k, v), torch.randn(2, 7, 16)
@@ -422,14 +166,6 @@ def test_it_compiles_without_a_break():
         sigmel.patch_attention(model)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         close(compiled(x, **options), model(x, **options))
-
-
-@pytest.mark.parametrize("exist", [PREFIX, LEFT])
-@pytest.mark.usefixtures("no_matrix")
-def test_a_graph_needs_no_look_at_a_mask_for_keys(exist):
-    q, k, v = tensors()
-    compiled = torch.compile(scaled_dot_product_attention, backend="aot_eager", fullgraph=True)
-    close(compiled(q, k, v, exist[:, None, None]), plain(q, k, v, exist[:, None, None]))
 
 
 class HomemadeAttention(nn.Linear):
