@@ -1,1 +1,1 @@
-"""Losses over graphs, and of transducers."""
+"""Losses over graphs and of transducers."""

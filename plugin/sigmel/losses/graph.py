@@ -1,6 +1,7 @@
-"""Losses to train with over graphs: CTC with any topology, maximum mutual information, minimum word error rate.
+"""Losses over graphs: CTC with any topology, maximum mutual information, minimum word error rate.
 
-All rest on one differentiable number, the logarithm of the sum over all paths of a graph, computed in float64.
+CTC and maximum mutual information rest on one differentiable number, the logarithm of the sum over all paths of a
+graph, computed in float64.
 
 Graves et al., "Connectionist temporal classification" (ICML 2006); Hannun, Pratap, Kahn and Hsu, "Differentiable
 weighted finite-state transducers" (2020).
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from torch import Tensor
 
 from sigmel.decoding.graph.graph import Graph, without_epsilons
 from sigmel.decoding.graph.topology import expand
-from sigmel.decoding.search.k2_backend import PrunedGraph
 from sigmel.errors import SigmelError
+from sigmel.losses.reduction import reduced
+
+if TYPE_CHECKING:
+    from sigmel.decoding.search.k2_backend import PrunedGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,7 @@ class PackedGraphs:
         owner: (A,) the graph of an arc.
         final: (S,) float64.
         owner_of_state: (S,) the graph of a state.
-        start: (B,) the first state of each.
+        start: (B,) the first state of each graph.
     """
 
     src: Tensor
@@ -50,11 +54,11 @@ class PackedGraphs:
         """Pack graphs, such as `expand` makes, without their epsilons.
 
         Raises:
-            SigmelError: there is none, or one that is too large without epsilons.
+            SigmelError: there is no graph, or a graph is too large without epsilons.
         """
         if not graphs:
             raise SigmelError("there is no graph")
-        plain = {id(graph): without_epsilons(graph) for graph in graphs}  # often one for all
+        plain = {id(graph): without_epsilons(graph) for graph in graphs}  # often all graphs are the same object
         graphs = [plain[id(graph)] for graph in graphs]
         states = np.array([graph.num_states for graph in graphs])
         start = np.cumsum(states) - states
@@ -77,7 +81,7 @@ class PackedGraphs:
 
 
 def total_score(log_probs: Tensor, lengths: Tensor, graphs: PackedGraphs | Sequence[Graph]) -> Tensor:
-    """The logarithm of the sum over all paths of each graph, each the product of its arcs and of what they read.
+    """The logarithm of the sum over all paths of each graph; scores of arcs and of the tokens they read are added.
 
     Args:
         log_probs: (B, T, V) log-probabilities of the model's tokens; gradients go to them.
@@ -85,10 +89,10 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: PackedGraphs | Seque
         graphs: the graph of each utterance.
 
     Returns:
-        (B,) float64; -inf where no path has so many frames.
+        (B,) float64; -inf where no path has as many frames as the utterance.
 
     Raises:
-        SigmelError: shapes that do not fit each other or the graphs.
+        SigmelError: the shapes do not fit each other or the graphs.
     """
     packed = graphs if isinstance(graphs, PackedGraphs) else PackedGraphs.pack(graphs, log_probs.device)
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1] or len(packed.start) != len(lengths):
@@ -100,7 +104,7 @@ def total_score(log_probs: Tensor, lengths: Tensor, graphs: PackedGraphs | Seque
 
 
 class _TotalScore(torch.autograd.Function):
-    """The forward sum; its derivative is the probability that a path reads a token in a frame."""
+    """The forward sum, whose derivative is the probability that a path reads a token in a frame."""
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, graphs: PackedGraphs) -> Tensor:
@@ -135,18 +139,18 @@ class _TotalScore(torch.autograd.Function):
 
 
 def _logsumexp(values: Tensor, groups: Tensor, size: int) -> Tensor:
-    """(size,) the logarithm of the sum of exponentials of each group; -inf of none."""
+    """(size,) the logarithm of the sum of exponentials of each group; -inf for an empty group."""
     top = values.new_full((size,), -torch.inf).scatter_reduce(0, groups, values, "amax")
     base = torch.where(torch.isfinite(top), top, 0.0)
     return torch.log(torch.zeros_like(top).index_add(0, groups, torch.exp(values - base[groups]))) + base
 
 
 def ctc_graphs(targets: Tensor, target_lengths: Tensor, blank: int = 0, topology: str = "standard") -> list[Graph]:
-    """One graph an utterance that reads what spells its targets.
+    """For each utterance, the graph that reads the frames of its targets.
 
     Args:
         targets: (B, U) tokens.
-        target_lengths: (B,) how many of them.
+        target_lengths: (B,) tokens of each utterance.
         blank: the number of the blank.
         topology: see `expand`.
     """
@@ -165,17 +169,17 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:
-    """CTC with any topology; with the standard one, what `torch.nn.functional.ctc_loss` gives.
+    """CTC with any topology; with the standard topology, equal to `torch.nn.functional.ctc_loss`.
 
     Args:
-        log_probs: (B, T, V), batch first, unlike torch's.
+        log_probs: (B, T, V) log-probabilities; torch has the frames first.
         targets: (B, U) tokens.
         input_lengths: (B,) frames.
         target_lengths: (B,) tokens.
         blank: the number of the blank.
         topology: see `expand`.
-        reduction: "none", "sum", or "mean" of each loss divided by its number of tokens.
-        zero_infinity: whether an utterance of too few frames counts as 0.
+        reduction: "none", "sum", or "mean", for which each loss is divided by its number of tokens.
+        zero_infinity: whether an utterance with too few frames counts as 0.
     """
     graphs = ctc_graphs(targets, target_lengths, blank, topology)
     loss = -total_score(log_probs, input_lengths, graphs)
@@ -183,7 +187,7 @@ def ctc_loss(
         loss = torch.where(torch.isinf(loss), 0.0, loss)
     if reduction == "mean":
         loss = loss / target_lengths.to(loss).clamp(min=1)
-    return _reduced(loss, reduction).to(log_probs.dtype)
+    return reduced(loss, reduction).to(log_probs.dtype)
 
 
 def mmi_loss(
@@ -193,7 +197,7 @@ def mmi_loss(
     denominators: Graph | Sequence[Graph] | PrunedGraph,
     reduction: str = "mean",
 ) -> Tensor:
-    """Maximum mutual information: how much worse than all that could be said is what was said.
+    """Maximum mutual information: the score of everything that could be said, less the score of what was said.
 
     Povey et al., "Purely sequence-trained neural networks for ASR based on lattice-free MMI" (Interspeech 2016).
 
@@ -202,20 +206,21 @@ def mmi_loss(
         lengths: (B,) frames.
         numerators: what was said, see `ctc_graphs`; with the scores of the language model, if the denominators have
             them.
-        denominators: all that could be said: one graph for all utterances, such as an HLG, best one that
-            `openfst.without_epsilons` has made, or every call makes it anew; the same, pruned by k2; or one for each,
-            such as `Lattice.graph`.
-        reduction: "none", "sum", or "mean" of each loss divided by its number of frames.
+        denominators: what could be said: one graph for all utterances, such as an HLG, preferably made by
+            `without_epsilons`, or every call removes them anew; such a graph as a `PrunedGraph`; or a graph for each
+            utterance, such as `Lattice.graph`.
+        reduction: "none", "sum", or "mean", for which each loss is divided by its number of frames.
     """
-    if isinstance(denominators, PrunedGraph):
-        everything = denominators.total_score(log_probs, lengths)
+    if isinstance(denominators, Graph):
+        denominators = [denominators] * len(numerators)
+    if isinstance(denominators, Sequence):
+        everything = total_score(log_probs, lengths, denominators)
     else:
-        rest = [denominators] * len(numerators) if isinstance(denominators, Graph) else denominators
-        everything = total_score(log_probs, lengths, rest)
+        everything = denominators.total_score(log_probs, lengths)
     loss = everything - total_score(log_probs, lengths, numerators)
     if reduction == "mean":
         loss = loss / lengths.to(loss).clamp(min=1)
-    return _reduced(loss, reduction).to(log_probs.dtype)
+    return reduced(loss, reduction).to(log_probs.dtype)
 
 
 def mwer_loss(scores: Sequence[Tensor], errors: Sequence[Tensor], reduction: str = "mean") -> Tensor:
@@ -225,19 +230,12 @@ def mwer_loss(scores: Sequence[Tensor], errors: Sequence[Tensor], reduction: str
     2018), equation 3.
 
     Args:
-        scores: of each utterance (N,) the logarithm of how probable each hypothesis is, up to a constant; gradients
-            go to them.
-        errors: of each utterance (N,) the word errors of each hypothesis.
+        scores: for each utterance, (N,) log-probabilities of its hypotheses, up to a constant; gradients go to them.
+        errors: for each utterance, (N,) word errors of its hypotheses.
         reduction: "none", "sum" or "mean".
     """
     losses = []
     for score, error in zip(scores, errors, strict=True):
         excess = error.to(score) - error.to(score).mean()  # lowers the variance, not the minimum
         losses.append((score.softmax(0) * excess).sum())
-    return _reduced(torch.stack(losses), reduction)
-
-
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    if reduction not in ("none", "sum", "mean"):
-        raise SigmelError(f"reduction {reduction!r} is unknown; one of none, sum, mean")
-    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+    return reduced(torch.stack(losses), reduction)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sigmel.errors import SigmelError
+from sigmel.losses.reduction import reduced
 
 
 def transducer_loss(
@@ -24,7 +25,7 @@ def transducer_loss(
     fastemit: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The negative logarithm of the sum over all alignments.
+    """The transducer's loss: the negative logarithm of the sum over all alignments.
 
     Args:
         log_probs: (B, T, U + 1, V) log-probabilities of the joint network.
@@ -32,12 +33,12 @@ def transducer_loss(
         input_lengths: (B,) frames.
         target_lengths: (B,) tokens.
         blank: the number of the blank.
-        fastemit: the gradients of tokens, not of blanks, are greater by this share, so tokens come earlier. The value
-            of the loss is not changed.
+        fastemit: share by which gradients of tokens, but not of blanks, are increased, so that tokens come earlier.
+            The value of the loss does not change.
         reduction: "none", "sum" or "mean".
 
     Raises:
-        SigmelError: shapes that do not fit each other, an utterance without a frame, an unknown reduction.
+        SigmelError: the shapes do not fit each other, an utterance has no frame, or the reduction is unknown.
     """
     batch, frames, places, _ = log_probs.shape
     if targets.shape != (batch, places - 1) or input_lengths.shape != (batch,) or target_lengths.shape != (batch,):
@@ -47,19 +48,17 @@ def transducer_loss(
         )
     if int(input_lengths.min()) < 1 or int(input_lengths.max()) > frames or int(target_lengths.max()) > places - 1:
         raise SigmelError(f"lengths are not between 1 and {frames} frames, and 0 and {places - 1} tokens")
-    if reduction not in ("none", "sum", "mean"):
-        raise SigmelError(f"reduction {reduction!r} is unknown; one of none, sum, mean")
     waits = log_probs[..., blank]
     index = targets.long()[:, None, :, None].expand(-1, frames, -1, 1)
     emits = log_probs[:, :, :-1].gather(3, index).squeeze(3)
     emits = F.pad(emits, (0, 1), value=-torch.inf)  # nothing follows the last token
     device = log_probs.device
     loss = _Alignments.apply(waits, emits, input_lengths.to(device), target_lengths.to(device), fastemit)
-    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+    return reduced(loss, reduction)
 
 
 class _Alignments(torch.autograd.Function):
-    """Sums over all ways through a grid of frames and tokens, one diagonal at a time."""
+    """The sum over all paths through the grid of frames and tokens, one diagonal at a time."""
 
     @staticmethod
     def forward(ctx: Any, waits: Tensor, emits: Tensor, frames: Tensor, tokens: Tensor, fastemit: float) -> Tensor:
@@ -93,7 +92,7 @@ class _Alignments(torch.autograd.Function):
 
 
 def _forward(waits: Tensor, emits: Tensor) -> Tensor:
-    """(B, T, U + 1) the sum over all ways from the start to each place."""
+    """(B, T, U + 1) the sum over all paths from the start to each point of the grid."""
     _, height, width = waits.shape
     alpha = torch.full_like(waits, -torch.inf)
     alpha[:, 0, 0] = 0.0
@@ -107,7 +106,7 @@ def _forward(waits: Tensor, emits: Tensor) -> Tensor:
 
 
 def _backward(waits: Tensor, emits: Tensor, ends: Tensor) -> Tensor:
-    """(B, T, U + 1) the sum over all ways from each place to the end, whose score ``ends`` has."""
+    """(B, T, U + 1) the sum over all paths from each point of the grid to the end; `ends` has the score of ending."""
     _, height, width = waits.shape
     beta = ends.clone()
     for diagonal in reversed(range(height + width - 1)):
@@ -120,6 +119,6 @@ def _backward(waits: Tensor, emits: Tensor, ends: Tensor) -> Tensor:
 
 
 def _diagonal(number: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The frames and the places of the grid's points whose sum is ``number``."""
+    """The frames and the numbers of tokens, with sum `number`, of the points on a diagonal."""
     u = torch.arange(max(0, number - height + 1), min(width, number + 1), device=device)
     return number - u, u

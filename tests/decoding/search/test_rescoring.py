@@ -10,6 +10,7 @@ from sigmel.decoding import Search, build
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.hypothesis import empty
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
 from sigmel.decoding.search.rescoring import LatticeRescorer, rescored_nbest
 from sigmel.errors import SigmelError
@@ -85,3 +86,10 @@ def test_a_decoder_rescores_what_it_finds():
 def test_a_model_that_lacks_words_is_refused():
     with pytest.raises(SigmelError, match="lacks 1 words of the graph: c"):
         LatticeRescorer(MODEL, ("<eps>", "a", "c"))
+
+
+def test_a_hypothesis_without_a_path_stays_and_comes_last(lattice):
+    (best,) = lattice.nbest(1)
+    found = rescored_nbest([empty("there is no frame"), best], language)
+    assert [path.text for path in found] == [best.text, ""]
+    assert (found[1].score, found[1].reason) == (-np.inf, "there is no frame")

@@ -2,14 +2,14 @@
 
 ::
 
-    // What a lamp is told.
+    // Commands for a lamp.
     public <command> = [please] turn (on | off) the <lamp> [and <command_end>];
     <lamp> = /3/ lamp | /1/ kitchen light;
 
-Words and ``<rules>`` follow each other; ``|`` parts alternatives, ``( )`` groups, ``[ ]`` makes optional, ``*`` and
-``+`` repeat, ``/weight/`` before each of several alternatives says how likely they are, ``//`` and ``/* */`` are
-comments. A sentence is what the rule marked ``public`` spells, or the first one. A rule may not use itself, be it by
-way of others: this keeps the grammar regular.
+Words and `<rules>` follow each other; `|` separates alternatives, `( )` groups, `[ ]` makes optional, `*` and `+`
+repeat, `/weight/` before each of several alternatives says how likely it is, `//` and `/* */` are comments. A sentence
+is spelled by the rule marked `public`, or by the first rule. To keep the grammar regular, a rule may not use itself,
+neither directly nor through other rules.
 
 "JSpeech Grammar Format" (W3C Note, 2000).
 """
@@ -39,9 +39,9 @@ class Node:
 
     Attributes:
         kind: word, rule, sequence, choice, optional, star or plus.
-        name: of a word or a rule.
-        parts: what it is made of.
-        scores: of a choice, the logarithm of how likely each part is.
+        name: the word, or the name of the rule.
+        parts: the nodes that this node is made of.
+        scores: logarithm of the probability of each part of a choice.
     """
 
     kind: str
@@ -52,11 +52,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Grammar:
-    """Rules, and the one that spells a sentence.
+    """A regular grammar.
 
     Attributes:
-        rules: name -> what it stands for.
-        start: the name of the rule of a sentence.
+        rules: name of a rule -> the node that it stands for.
+        start: the name of the rule that spells a sentence.
     """
 
     rules: Mapping[str, Node]
@@ -64,7 +64,7 @@ class Grammar:
 
     @property
     def words(self) -> list[str]:
-        """The words that a sentence may have."""
+        """The words of the grammar's sentences."""
         found: dict[str, None] = {}
 
         def visit(node: Node) -> None:
@@ -77,7 +77,7 @@ class Grammar:
         return list(found)
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G of its sentences, without epsilons, deterministic where that is possible.
+        """The acceptor G of the sentences, deterministic and without epsilons.
 
         Args:
             numbers: the number of each word.
@@ -93,7 +93,7 @@ class Grammar:
 
 @dataclass
 class _Arcs:
-    """Arcs of words and epsilons, added node by node."""
+    """The arcs of a grammar, added node by node."""
 
     rules: Mapping[str, Node]
     numbers: Mapping[str, int]
@@ -108,7 +108,7 @@ class _Arcs:
         self.arcs.append((src, dst, EPSILON, score))
 
     def add(self, node: Node, src: int) -> int:
-        """Add what a node spells from a state on; return the state where it ends."""
+        """Add the arcs of a node, from a state on; return the state where they end."""
         if node.kind == "rule":
             return self.add(self.rules[node.name], src)
         if node.kind == "sequence":
@@ -147,18 +147,18 @@ def parse_grammar(text: str, name: str = "grammar", classes: Mapping[str, Node] 
 
     Args:
         text: the grammar.
-        name: what messages call it.
-        classes: rules from elsewhere, such as lists of names; the text may not have them.
+        name: name of the grammar in error messages.
+        classes: rules from elsewhere, such as lists of names; the text may not define them again.
 
     Raises:
-        SigmelError: with the number of the line: something that is no grammar, a rule that is not there, that is there
-            twice or uses itself; a grammar without a word.
+        SigmelError: a syntax error, a rule that is missing, defined twice or uses itself, or a grammar without words;
+            the message has the number of the line.
     """
     return _Parser(text, name).grammar(dict(classes or {}))
 
 
 class _Parser:
-    """Recursive descent, one method a level of binding."""
+    """A recursive-descent parser, with one method for each level of precedence."""
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
@@ -202,7 +202,7 @@ class _Parser:
         return grammar
 
     def _check(self, rules: dict[str, Node], lines: dict[str, int]) -> None:
-        """Raise a SigmelError for a rule that is not there or uses itself."""
+        """Raise a SigmelError for a rule that is missing or uses itself."""
         done: set[str] = set()
 
         def visit(node: Node, using: tuple[str, ...]) -> None:
@@ -272,7 +272,7 @@ class _Parser:
         return self.tokens[self.at][0]
 
     def _accept(self, kind: str, text: str | None = None) -> str:
-        """The next token's text if it is of a kind, "" if not."""
+        """The text of the next token, which is taken, if it is of this kind; otherwise ""."""
         found_kind, found, _ = self.tokens[self.at]
         if found_kind != kind or text not in (None, found):
             return ""

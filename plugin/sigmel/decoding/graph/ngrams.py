@@ -1,4 +1,9 @@
-"""Back-off n-gram language models: the ARPA format, read strictly, and the acceptor G."""
+"""Back-off n-gram language models: training, reading and writing ARPA files, and the acceptor G.
+
+Small models are trained by interpolated modified Kneser-Ney smoothing: Chen and Goodman, "An empirical study of
+smoothing techniques for language modeling" (Computer Speech & Language, 1999), sections 4.1.6 and 5. For billions of
+words use KenLM's `lmplz`, whose ARPA files are read like ours.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from sigmel.files.atomic import atomic_path
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NGram = tuple[str, ...]
-# Discounts of n-grams seen once, twice, more often, where there is too little text to estimate them.
+# Discounts of n-grams seen once, twice and more often, for texts too small to estimate discounts.
 FALLBACK = (0.5, 1.0, 1.5)
 
 
@@ -25,8 +30,8 @@ class NGramModel:
     """A back-off language model.
 
     Attributes:
-        ngrams: per order, n-gram -> (natural logarithm of its last word's probability after the others, logarithm of
-            the weight of backing off from it as a history).
+        ngrams: for each order, n-gram -> (natural logarithm of the probability of the last word after the others,
+            natural logarithm of the weight for backing off from this n-gram as a history).
     """
 
     ngrams: Sequence[Mapping[NGram, tuple[float, float]]]
@@ -38,15 +43,15 @@ class NGramModel:
 
     @property
     def words(self) -> list[str]:
-        """The words it knows, without those that mark a sentence's ends and the unknown one."""
+        """The words of the model, without the marks of sentence ends and the unknown word."""
         return [word for (word,) in self.ngrams[0] if word not in (BEGIN, END, UNKNOWN)]
 
     def score(self, word: str, history: NGram) -> float:
-        """The logarithm of the probability of a word after others; of an unknown word, that of ``<unk>``.
+        """The logarithm of the probability of a word after others; an unknown word counts as `<unk>`.
 
         Args:
-            word: the word; ``</s>`` for the end.
-            history: the words before it, the first of a sentence ``<s>``.
+            word: the word; `</s>` for the end of a sentence.
+            history: the words before, beginning with `<s>` at the start of a sentence.
         """
         if (word,) not in self.ngrams[0]:
             word = UNKNOWN
@@ -62,14 +67,14 @@ class NGramModel:
             history = history[1:]
 
     def score_sentence(self, words: Sequence[str]) -> float:
-        """The logarithm of the probability of a sentence, its end included."""
+        """The logarithm of the probability of a sentence, including its end."""
         said = (BEGIN, *words, END)
         return sum(self.score(said[at], said[:at]) for at in range(1, len(said)))
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The acceptor G of words; one state a history, ``backoff`` to give up its first word.
+        """The acceptor G of words, with one state for each history; arcs that read `backoff` drop its first word.
 
-        n-grams with words that are not in ``numbers`` are left out.
+        n-grams with words that `numbers` lacks are left out.
 
         Args:
             numbers: the number of each word.
@@ -85,7 +90,7 @@ class NGramModel:
                     states.setdefault(ngram, len(states))
 
         def longest(history: NGram) -> int:
-            """The state of the longest end of a history that there is."""
+            """The state of the longest known end of a history."""
             while history not in states:
                 history = history[1:]
             return states[history]
@@ -112,8 +117,8 @@ def read_arpa(path: Path) -> NGramModel:
     r"""Read an ARPA file (plain or .gz).
 
     Raises:
-        SigmelError: something else than an ARPA file: no ``\data\``, counts that do not agree with the n-grams, a line
-            that is none, a history without its n-gram; with the number of the line.
+        SigmelError: the file is not an ARPA file: no `\data\`, a malformed line, counts that disagree with the
+            n-grams, or an n-gram whose history is missing; the message has the number of the line.
     """
     opened = gzip.open if Path(path).suffix == ".gz" else open
     try:
@@ -165,7 +170,7 @@ def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
             ngram = tuple(fields[1 : order + 1])
             if order > 1 and ngram[:-1] not in models[-2]:
                 raise wrong(at, f"{' '.join(ngram)!r}: its history {' '.join(ngram[:-1])!r} is no {order - 1}-gram")
-            # SRILM and KenLM give -99, or 0, for the probability of <s>, which is never asked for.
+            # SRILM and KenLM give -99 or 0 for <s>, whose probability is never used.
             models[-1][ngram] = (-math.inf if fields[0] == "-99" else min(probability, 0.0), weight)
     if not ended:
         raise wrong(at, "the file ends before \\end\\")
@@ -199,11 +204,11 @@ def train_ngrams(sentences: Iterable[Sequence[str]], order: int = 3) -> NGramMod
     """Train a language model.
 
     Args:
-        sentences: the words of each.
+        sentences: the words of each sentence.
         order: the number of words of the longest n-grams.
 
     Raises:
-        SigmelError: no word at all, an order below 1, or a word that has a meaning of its own in a model.
+        SigmelError: there is no word, `order` is below 1, or a word is `<s>`, `</s>` or `<unk>`.
     """
     if order < 1:
         raise SigmelError(f"order: {order} must be at least 1")
@@ -214,7 +219,7 @@ def train_ngrams(sentences: Iterable[Sequence[str]], order: int = 3) -> NGramMod
         said = (BEGIN, *words, END)
         for n, found in enumerate(counts, 1):
             found.update(said[at : at + n] for at in range(len(said) - n + 1))
-    del counts[0][BEGIN,]  # is never predicted
+    del counts[0][BEGIN,]  # <s> is never predicted
     if not counts[0]:
         raise SigmelError("there is no sentence to train on")
 
@@ -240,13 +245,13 @@ def train_ngrams(sentences: Iterable[Sequence[str]], order: int = 3) -> NGramMod
 
 
 def _continuations(counts: Counter[NGram], longer: Counter[NGram]) -> Counter[NGram]:
-    """After how many different words each n-gram was seen; how often, if it begins a sentence."""
+    """The number of different words before each n-gram; the count of an n-gram that begins a sentence."""
     found: Counter[NGram] = Counter(ngram[1:] for ngram in longer)
     return Counter({ngram: count if ngram[0] == BEGIN else found[ngram] for ngram, count in counts.items()})
 
 
 def _backoff(seen: Counter[NGram]) -> tuple[dict[NGram, float], Callable[[NGram, int], float]]:
-    """What each history leaves to shorter ones, and the share of an n-gram of a history and a count."""
+    """The probability that each history leaves to shorter histories, and a function: (history, count) -> share."""
     discounts = _discounts(seen.values())
     total: dict[NGram, int] = defaultdict(int)
     taken: dict[NGram, float] = defaultdict(float)
@@ -261,10 +266,10 @@ def _backoff(seen: Counter[NGram]) -> tuple[dict[NGram, float], Callable[[NGram,
 
 
 def _discounts(counts: Iterable[int]) -> tuple[float, float, float]:
-    """What to take from counts of one, of two and of more."""
+    """The discounts of counts of one, of two and of more, by their closed form."""
     times = Counter(counts)
     if not all(times[count] for count in (1, 2, 3, 4)):
         return FALLBACK
     base = times[1] / (times[1] + 2 * times[2])
-    one, two, more = (count - (count + 1) * base * times[count + 1] / times[count] for count in (1, 2, 3))
-    return (one, two, more) if 0 < one < 1 and 0 < two < 2 and 0 < more < 3 else FALLBACK
+    once, twice, more = (count - (count + 1) * base * times[count + 1] / times[count] for count in (1, 2, 3))
+    return (once, twice, more) if 0 < once < 1 and 0 < twice < 2 and 0 < more < 3 else FALLBACK

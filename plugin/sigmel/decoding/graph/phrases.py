@@ -1,8 +1,8 @@
-"""Phrases to listen for: what their words gain wherever they are said, or the members of a class.
+"""Phrases that are likely to be said: boosts for their words everywhere, or classes of phrases.
 
-A file has a phrase a line, then perhaps a tab and its boost. A line ``[name]`` begins the class ``<name>``, whose
-phrases a grammar or a language model uses by that name, as if it were a word; what stands before the first such line
-is listened for everywhere.
+A file has a phrase a line, optionally followed by a tab and its boost. A line `[name]` begins the class `<name>`; a
+grammar or a language model uses this name as a word that stands for any phrase of the class. Phrases before the first
+such line are boosted wherever they are said.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sigmel.decoding.graph.graph import Graph
 from sigmel.decoding.graph.openfst import determinized
 from sigmel.errors import SigmelError
 
-BOOST = 2.0  # of a word
+BOOST = 2.0  # of each word of a phrase
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words, and what each of them adds to the score of a path that has them all, as a natural logarithm."""
+    """Words, and the score (a natural logarithm) that each word adds to a path with the whole phrase."""
 
     words: tuple[str, ...]
     boost: float = BOOST
@@ -36,8 +36,8 @@ class Phrases:
     """Phrases by class.
 
     Attributes:
-        anywhere: those that are listened for everywhere.
-        classes: name -> its phrases.
+        anywhere: phrases that are boosted wherever they are said.
+        classes: name of a class -> its phrases.
     """
 
     anywhere: tuple[Phrase, ...]
@@ -50,19 +50,19 @@ class Phrases:
         return list(dict.fromkeys(word for phrases in every for phrase in phrases for word in phrase.words))
 
     def rules(self) -> dict[str, Node]:
-        """Each class as a rule of a grammar: its phrases are equally likely, but for their boosts."""
+        """Each class as a rule of a grammar; its phrases are equally likely, apart from their boosts."""
         found = {}
         for name, phrases in self.classes.items():
-            parts = [Node("sequence", parts=tuple(Node("word", word) for word in one.words)) for one in phrases]
+            parts = [Node("sequence", parts=tuple(Node("word", word) for word in phrase.words)) for phrase in phrases]
             found[name] = Node("choice", parts=tuple(parts), scores=tuple(shares(phrases)))
         return found
 
     def bias(self, numbers: Mapping[str, int], silent: Sequence[int]) -> Graph:
-        """The acceptor of all sequences of ``numbers``, in which the phrases for everywhere gain their boosts.
+        """The acceptor of all sequences of words, in which the phrases of `anywhere` gain their boosts.
 
         Args:
             numbers: the number of each word.
-            silent: numbers that may stand between any two words, and change nothing.
+            silent: numbers that may stand between any two words and change nothing.
         """
         every = list(numbers.values())
         src, dst, label, score = [0] * len(every), [0] * len(every), list(every), [0.0] * len(every)
@@ -73,7 +73,7 @@ class Phrases:
             src += [0, *inner]
             dst += [*inner, 0]
             label += [numbers[word] for word in phrase.words]
-            score += [0.0] * len(inner) + [phrase.boost * len(phrase.words)]  # gained at its end, never taken back
+            score += [0.0] * len(inner) + [phrase.boost * len(phrase.words)]  # only at the end of the phrase
         final = [0.0] + [-math.inf] * (states - 1)
         biased = determinized(Graph.from_arcs(src, dst, label, label, score, final))
         loops = np.repeat(np.arange(biased.num_states), len(silent))
@@ -82,20 +82,20 @@ class Phrases:
 
 
 def shares(phrases: Sequence[Phrase]) -> list[float]:
-    """The score of each of a class: equal, but for their boosts."""
-    return [one.boost * len(one.words) - math.log(len(phrases)) for one in phrases]
+    """The score of each phrase of a class: equal shares, plus the boosts."""
+    return [phrase.boost * len(phrase.words) - math.log(len(phrases)) for phrase in phrases]
 
 
 def read_phrases(path: Path, boost: float = BOOST) -> Phrases:
-    """Read phrases, see above.
+    """Read a file of phrases, in the format described above.
 
     Args:
         path: the file.
-        boost: of phrases that have none of their own.
+        boost: boost of phrases without a boost of their own.
 
     Raises:
-        SigmelError: with the number of the line: a boost that is no number, a class that is empty or there twice; a
-            file without phrases.
+        SigmelError: a boost is not a number, a class is empty or there twice, or there is no phrase; the message has
+            the number of the line.
     """
     anywhere: list[Phrase] = []
     classes: dict[str, list[Phrase]] = {}

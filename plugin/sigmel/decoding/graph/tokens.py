@@ -1,4 +1,4 @@
-"""The tokens of a model, and how words are spelled with them."""
+"""The tokens of a model, and the spelling of words in these tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ModelTokens:
     """Tokens of a model.
 
     Attributes:
-        names: the name of each number, the blank among them.
+        names: the name of each token, the blank among them.
         blank: the number of the blank.
-        spell: the tokens of a word; None where there are none.
+        spell: gives the tokens of a word; None for a word that cannot be spelled.
         separator: see `Lexicon`.
     """
 
@@ -32,18 +32,18 @@ class ModelTokens:
     separator: int | None = None
 
     def lexicon(self, words: list[str]) -> Lexicon:
-        """Words, spelled."""
+        """The lexicon of words as the model spells them."""
         return spelled_lexicon(words, self.spell, self.separator)
 
     def read_lexicon(self, path: Path) -> Lexicon:
-        """Words as a file spells them, see `read_lexicon`."""
+        """Read a lexicon from a file, see `read_lexicon`."""
         return read_lexicon(path, self.names, None if self.separator is None else self.names[self.separator])
 
     def phrases(self, phrases: Phrases) -> Phrases:
-        """Phrases of tokens instead of words; a token gains what a word did.
+        """Phrases of tokens instead of words; each token gains the boost of a word.
 
         Raises:
-            SigmelError: one that cannot be spelled.
+            SigmelError: a phrase cannot be spelled.
         """
         found = []
         for phrase in phrases.anywhere:
@@ -56,12 +56,12 @@ class ModelTokens:
         return replace(phrases, anywhere=tuple(found))
 
     def themselves(self) -> Lexicon:
-        """Every token but the blank as a word of its own."""
+        """A lexicon in which every token but the blank is a word."""
         return Lexicon({name: ((number,),) for number, name in enumerate(self.names) if number != self.blank})
 
 
 def spelling_by(names: Sequence[str], split: Callable[[str], Sequence[str]]) -> Callable[[str], Spelling | None]:
-    """Spell a word with the names of tokens into which it is split."""
+    """A function that spells words, by splitting each word into names of tokens."""
     numbers = {name: number for number, name in enumerate(names)}
 
     def spell(word: str) -> Spelling | None:
@@ -72,7 +72,7 @@ def spelling_by(names: Sequence[str], split: Callable[[str], Sequence[str]]) -> 
 
 
 def characters(names: Sequence[str], blank: int) -> ModelTokens:
-    """Tokens that are characters; words are parted by that of `SEPARATORS` which is among them."""
+    """Tokens that are characters; if one of `SEPARATORS` is a token, it separates words."""
     spaces = [names.index(name) for name in SEPARATORS if name in names]
     return ModelTokens(tuple(names), blank, spelling_by(names, list), spaces[0] if spaces else None)
 
@@ -81,14 +81,14 @@ def read_tokens(path: Path, bpemodel: Path | None = None, blank: str | None = No
     """Read a model's tokens.
 
     Args:
-        path: a SentencePiece model or the folder of one, as NeMo has it: the blank is beyond its pieces. Or a text
-            file with a token a line in the order of their numbers, as ESPnet has it (``tokens.txt``).
-        bpemodel: the SentencePiece model that spells words with the tokens of a text file; without it, words are
-            spelled by characters, and parted by ``<space>`` where the file has it.
-        blank: the name of the blank in a text file; by default that of `BLANKS` which it has.
+        path: a SentencePiece model or its folder, as NeMo has it, where the blank comes after the pieces; or a text
+            file with a token a line in the order of their numbers, as ESPnet has it (`tokens.txt`).
+        bpemodel: the SentencePiece model that spells words with the tokens of a text file; without this model, words
+            are spelled by characters, and separated by `<space>` where the file has it.
+        blank: the name of the blank in a text file; by default the name of `BLANKS` that the file has.
 
     Raises:
-        SigmelError: no tokens, one that is there twice, none or several that may be the blank.
+        SigmelError: there are no tokens, a token is there twice, or the blank is missing or not clear.
     """
     if path.is_dir() or path.suffix == ".model":
         processor = load_tokenizer(path)

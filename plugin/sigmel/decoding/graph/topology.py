@@ -4,21 +4,22 @@ A topology H says which frames spell a sequence of tokens. Composing it with a g
 different pairs of a state and a token on arcs to it) is done here by numbering, without building H:
 
 ========  ==================================================  =====================================================
-topology  a token is                                          states, arcs
+topology  frames of a token                                    states, arcs
 ========  ==================================================  =====================================================
-standard  one or more frames; a blank parts equal neighbours  S + P, at most S + A + 2 P + sum over P of arcs onward
-compact   one or more frames                                  S + P, S + 2 A + 2 P
-minimal   one frame                                           S, S + A
+standard  one or more; a blank separates equal neighbours      S + P, at most S + A + 2 P + sum over P of arcs onward
+compact   one or more                                          S + P, S + 2 A + 2 P
+minimal   one                                                  S, S + A
 ========  ==================================================  =====================================================
 
-Blanks may stand anywhere between tokens. The standard one is that of CTC (Graves et al., "Connectionist temporal
-classification", ICML 2006), the others leave out what makes it large (Laptev, Majumdar and Ginsburg, "CTC variations
-through new WFST topologies", Interspeech 2022). Where each of V tokens may follow each, the standard one has V * V
-arcs, which is why its size is checked before it is made.
+Blanks may stand anywhere between tokens. The standard topology is that of CTC (Graves et al., "Connectionist temporal
+classification", ICML 2006), the others leave out parts that make it large (Laptev, Majumdar and Ginsburg, "CTC
+variations through new WFST topologies", Interspeech 2022). Where each of V tokens may follow each, the standard
+topology has V * V arcs, so its size is checked before it is made.
 
 Epsilons of the graph, such as those of a language model that backs off, stay epsilons. They are taken at the last
-moment, just before the next token or the end, so that for each path of the graph there is one way to read frames; the
-states behind them, one for each state (and, in the standard topology, each last token) that they lead to, come on top.
+moment, just before the next token or the end, so that for each path of the graph there is one way to read frames. The
+states behind epsilons come on top: one for each state that epsilons lead to (in the standard topology, for each such
+state and last token).
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     """Compose a CTC topology with a graph.
 
     Args:
-        graph: reads tokens, one an arc, never the blank; arcs that read nothing write nothing, and make no cycle.
-        blank: the model's number of the blank; any.
+        graph: reads tokens, one on each arc, never the blank; epsilon arcs write nothing and form no cycle.
+        blank: the model's number of the blank.
         topology: one of `TOPOLOGIES`.
         max_arcs: how many arcs the result may have.
 
     Returns:
-        A graph that reads one label in every frame and has no epsilon if ``graph`` has none; what it writes and its
-        scores are ``graph``'s.
+        A graph that reads one label in every frame, with the words and scores of `graph`. Only if `graph` has
+        epsilons, the result has epsilons.
 
     Raises:
-        SigmelError: an unknown topology, an arc that reads the blank, one that only writes, a cycle of epsilons, or
-            too large a result.
+        SigmelError: the topology is unknown, an arc reads the blank, an epsilon arc writes, epsilons form a cycle, or
+            the result would be too large.
     """
     if topology not in TOPOLOGIES:
         raise SigmelError(f"topology {topology!r} is unknown; one of {', '.join(TOPOLOGIES)}")
@@ -61,8 +62,9 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     width = int(arcs.label.max(initial=0)) + 1
     entering = arcs.dst.astype(np.int64) * width + arcs.label  # a state, and the token on an arc to it
 
-    # The nodes of the result: a state of the graph, and the token in the last frame where it may not be read again; 0
-    # is none. First those where a blank may be read, then those where the token may go on, then those behind epsilons.
+    # A node of the result is a state of the graph and the label of the last frame's token, if this token may not be
+    # read again as a new one; otherwise label 0. First come nodes where a blank may be read, then nodes where the
+    # token may go on, then nodes behind epsilons.
     pairs = np.unique(entering[spoken]) if topology != "minimal" else entering[:0]
     waiting = states.astype(np.int64) * width
     behind = _behind_epsilons(arcs, np.concatenate([waiting, pairs] if topology == "standard" else [waiting]), width)
@@ -75,7 +77,7 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     doubled = 2 if topology == "compact" else 1
     _check_size(len(states) + 2 * len(pairs) + doubled * int(count.sum()) + int(pauses.sum()), topology, max_arcs)
 
-    # Every part is (src, dst, label, arc), where arc is the arc of the graph whose output and score it has, if any.
+    # Every part is (src, dst, label, arc); the output and the score come from `arc` of the graph, if there is one.
     src, arc = np.repeat(np.arange(len(nodes)), count), ranges(starts[state] + silent[state], count)
     other = arcs.label[arc] != token[src]
     src, arc = src[other], arc[other]
@@ -87,7 +89,7 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
         (quiet, last + reached, 0 * quiet, epsilon),
         (stay, stay, token[stay], None),
     ]
-    if topology != "standard":  # the token may be over after its first frame
+    if topology != "standard":  # the token may end after its first frame
         parts.append((src, arcs.dst[arc], arcs.label[arc], arc))
     if topology != "minimal":
         parts.append((src, own + np.searchsorted(pairs, entering[arc]), arcs.label[arc], arc))
@@ -97,7 +99,7 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
 
 
 def _behind_epsilons(graph: Graph, nodes: np.ndarray, width: int) -> np.ndarray:
-    """The nodes that epsilons lead to from some, in ascending order; a node is state * width + token."""
+    """The nodes that epsilons lead to from `nodes`, in ascending order; a node is state * width + label."""
     starts = graph.arcs_of()
     silent = np.bincount(graph.src[graph.label == EPSILON], minlength=graph.num_states)
     found = nodes[:0]
@@ -111,7 +113,7 @@ def _behind_epsilons(graph: Graph, nodes: np.ndarray, width: int) -> np.ndarray:
 
 
 def _assemble(graph: Graph, final: np.ndarray, parts: list[tuple]) -> Graph:
-    """One graph of all parts."""
+    """The graph with the arcs of all parts."""
     src, dst, label = (np.concatenate([part[i] for part in parts]) for i in range(3))
     arc = np.concatenate([np.full(len(part[0]), -1) if part[3] is None else part[3] for part in parts])
     aux = np.append(graph.aux, 0)[arc]

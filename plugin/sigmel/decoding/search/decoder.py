@@ -1,9 +1,10 @@
-"""Decode with a graph: the same arrays in and the same results out, whatever the backend."""
+"""Decoding with a graph: equal input and equal results for every backend."""
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder, KaldiStream
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.rescoring import LatticeRescorer
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search import Search, utterances
 from sigmel.errors import SigmelError
 
 BACKENDS = ("auto", "kaldi", "k2")
@@ -28,17 +29,16 @@ class GraphDecoder:
 
     Args:
         graph: the graph, or its file.
-        backend: ``kaldi`` decodes on the CPU, one utterance after the other; ``k2`` whole batches, on the GPU, too;
-            ``auto`` takes k2 for what lies on a GPU if it can be imported, with a warning if it cannot, and otherwise
+        backend: `kaldi` decodes on the CPU, one utterance after the other; `k2` decodes whole batches, also on a GPU;
+            `auto` takes k2 for tensors on a GPU (kaldi, with a warning, if k2 cannot be imported), and otherwise
             kaldi, which is faster on a CPU.
         search: how widely to search.
-        rescore: an n-gram model, or its file, whose scores take the place of the graph's in every lattice; decoding
-            goes by way of lattices then, too.
-        rescore_scale: what these scores are multiplied with.
+        rescore: an n-gram model, or its file, whose scores replace those of the graph in every lattice.
+        rescore_scale: factor of the scores of `rescore`.
 
     Raises:
-        SigmelError: an unknown backend; a model to rescore with that lacks words of the graph; k2 is asked for and
-            cannot be used: the message names the wheel to install.
+        SigmelError: the backend is unknown, `rescore` lacks words of the graph, or k2 is asked for and cannot be used;
+            then the message names the wheel to install.
     """
 
     def __init__(
@@ -60,43 +60,44 @@ class GraphDecoder:
             model = rescore if isinstance(rescore, NGramModel) else read_arpa(rescore)
             self._rescorer = LatticeRescorer(model, self.graph.lexicon.words, rescore_scale)
         self.backend = backend
-        self._decoders: dict[str, KaldiDecoder | k2_backend.K2Decoder] = {}
+        self._k2: dict[torch.device, k2_backend.K2Decoder] = {}
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best path of each utterance.
 
         Args:
             log_probs: (B, T, V) log-probabilities of the model's tokens.
-            lengths: (B,) frames of each.
+            lengths: (B,) frames of each utterance.
 
         Raises:
             SigmelError: V is not the number of the graph's tokens, or a length is not between 0 and T.
         """
         decoder = self._decoder(log_probs, lengths)
-        if isinstance(decoder, KaldiDecoder) and self._rescorer is None:  # which finds it without a lattice
-            return [decoder.best(one) for one in _utterances(log_probs, lengths)]
-        return [one if isinstance(one, Hypothesis) else one.best() for one in self.lattices(log_probs, lengths)]
+        if isinstance(decoder, KaldiDecoder) and self._rescorer is None:  # which needs no lattice
+            return [decoder.best(frames) for frames in utterances(log_probs, lengths)]
+        found = self.lattices(log_probs, lengths)
+        return [lattice if isinstance(lattice, Hypothesis) else lattice.best() for lattice in found]
 
     def lattices(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Lattice | Hypothesis]:
-        """The lattice of each utterance, or an empty hypothesis that says why there is none; see `decode`."""
+        """The lattice of each utterance, or an empty hypothesis with a reason; see `decode`."""
         decoder = self._decoder(log_probs, lengths)
         if isinstance(decoder, k2_backend.K2Decoder):
             found = decoder.lattices(log_probs, lengths)
         else:
-            found = [decoder.lattice(one) for one in _utterances(log_probs, lengths)]
-        if self._rescorer is None:
+            found = [decoder.lattice(frames) for frames in utterances(log_probs, lengths)]
+        if (rescorer := self._rescorer) is None:
             return found
         beam = self.search.lattice_beam
-        return [one if isinstance(one, Hypothesis) else self._rescorer(one, beam) for one in found]
+        return [lattice if isinstance(lattice, Hypothesis) else rescorer(lattice, beam) for lattice in found]
 
     def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor, n: int) -> list[list[Hypothesis]]:
         """The best n different sequences of words of each utterance; see `decode` and `Lattice.nbest`."""
         found = self.lattices(log_probs, lengths)
-        return [[one] if isinstance(one, Hypothesis) else one.nbest(n) for one in found]
+        return [[lattice] if isinstance(lattice, Hypothesis) else lattice.nbest(n) for lattice in found]
 
     def stream(self) -> KaldiStream:
         """Decode an utterance piece by piece, on the CPU."""
-        return self._kaldi().stream()
+        return self._kaldi.stream()
 
     def _decoder(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> KaldiDecoder | k2_backend.K2Decoder:
         if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
@@ -111,46 +112,37 @@ class GraphDecoder:
                 warnings.warn(f"decoding on the CPU: {problem}", stacklevel=3)
                 self.backend = backend = "kaldi"
         if backend == "kaldi":
-            return self._kaldi()
-        decoder = self._decoders.get(str(device))
-        if decoder is None:
-            decoder = self._decoders[str(device)] = k2_backend.K2Decoder(self.graph, self.search, device)
-        return decoder
+            return self._kaldi
+        if device not in self._k2:
+            self._k2[device] = k2_backend.K2Decoder(self.graph, self.search, device)
+        return self._k2[device]
 
+    @cached_property
     def _kaldi(self) -> KaldiDecoder:
-        decoder = self._decoders.get("kaldi")
-        if not isinstance(decoder, KaldiDecoder):
-            decoder = self._decoders["kaldi"] = KaldiDecoder(self.graph, self.search)
-        return decoder
-
-
-def _utterances(log_probs: torch.Tensor, lengths: torch.Tensor) -> list:
-    """The frames of each utterance as an array."""
-    arrays = log_probs.detach().float().cpu().numpy()
-    return [one[:length] for one, length in zip(arrays, lengths.tolist(), strict=True)]
+        return KaldiDecoder(self.graph, self.search)
 
 
 def add_decoding_options(parser: argparse._ActionsContainer, required: bool = False) -> None:
-    """Let a command's parser, or a group of it, take them; words may be joined by - or by _, as ESPnet does."""
+    """Add the options of a `GraphDecoder` to a parser or to a group of it; names may have _ for -, as in ESPnet."""
     parser.add_argument(
         "--graph", type=Path, required=required, help="decode with this graph, see `sigmel graph build`"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what decodes (default: %(default)s)")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="search library (default: %(default)s)")
     parser.add_argument("--beam", type=float, default=Search.beam, help="of the search (default: %(default)s)")
-    parser.add_argument(
-        "--lattice-beam", "--lattice_beam", type=float, default=Search.lattice_beam, help="(default: %(default)s)"
-    )
     parser.add_argument("--rescore", type=Path, help="n-gram model (.arpa, .arpa.gz) that rescores every lattice")
-    parser.add_argument(
-        "--rescore-scale", "--rescore_scale", type=float, default=1.0, help="multiplies its scores (%(default)s)"
-    )
+    for name, default, text in (
+        ("lattice-beam", Search.lattice_beam, "of lattices"),
+        ("rescore-scale", 1.0, "factor of the scores of --rescore"),
+    ):
+        names = (f"--{name}", f"--{name.replace('-', '_')}")
+        parser.add_argument(*names, type=float, default=default, help=f"{text} (default: %(default)s)")
 
 
-def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What they say, but for the graph itself: options of `GraphDecoder`, and of `sigmel.hosts.nemo.use_graph`."""
+def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options other than `--graph`, as arguments of `GraphDecoder` and of `sigmel.hosts.nemo.use_graph`."""
     return {
-        "backend": arguments.backend,
-        "search": Search(beam=arguments.beam, lattice_beam=arguments.lattice_beam),
-        "rescore": arguments.rescore,
-        "rescore_scale": arguments.rescore_scale,
+        "backend": args.backend,
+        "search": Search(beam=args.beam, lattice_beam=args.lattice_beam),
+        "rescore": args.rescore,
+        "rescore_scale": args.rescore_scale,
     }

@@ -1,4 +1,4 @@
-"""When a speaker has finished: rules on what a stream has decoded so far, as Kaldi's online decoding has them."""
+"""Endpoints: whether a speaker has finished, by rules like those of Kaldi's online decoding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sigmel.errors import SigmelError
 
 @dataclass(frozen=True)
 class EndpointRule:
-    """An utterance has ended if all of this holds.
+    """Conditions which together mean that an utterance has ended.
 
     Attributes:
-        silence: seconds of blanks at the end of the best path, at least.
-        words: whether it has to have words.
-        length: seconds that were decoded, at least.
+        silence: least seconds of blanks at the end of the best path.
+        words: whether the best path must have words.
+        length: least seconds that were decoded.
     """
 
     silence: float = 0.0
@@ -32,15 +32,15 @@ RULES = (
 
 
 def has_ended(stream: KaldiStream, frame_seconds: float, rules: Sequence[EndpointRule] = RULES) -> bool:
-    """Whether one of the rules says that the utterance of a stream has ended.
+    """Whether the utterance of a stream has ended by any of the rules.
 
     Args:
-        stream: what is being decoded.
-        frame_seconds: between two frames of the model.
-        rules: any of them suffices.
+        stream: the utterance that is being decoded.
+        frame_seconds: seconds between two frames of the model.
+        rules: one fulfilled rule is enough.
 
     Raises:
-        SigmelError: ``frame_seconds`` is not above 0.
+        SigmelError: `frame_seconds` is not above 0.
     """
     if not frame_seconds > 0:
         raise SigmelError(f"frame_seconds: {frame_seconds} must be more than 0")

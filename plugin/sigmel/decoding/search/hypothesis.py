@@ -1,4 +1,4 @@
-"""What decoding gives: words with their times, and why there are none."""
+"""Hypotheses: words and tokens with their times, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sigmel.decoding.graph.build import DecodingGraph
 
 
 class Segment(NamedTuple):
-    """A word or a token in the frames from ``start`` to just before ``end``."""
+    """A word or a token in the frames from `start` to just before `end`."""
 
     name: str
     start: int
@@ -26,12 +26,12 @@ class Hypothesis:
 
     Attributes:
         words: the words with their times.
-        tokens: the tokens with theirs.
-        alignment: (T,) what it reads in each frame, the model's number of a token or of the blank.
-        score: natural logarithm, that of the model and that of the graph together.
-        graph_score: that of the graph.
-        complete: whether it ends where the graph may end.
-        reason: why it is not complete or has no path; "" where there is none.
+        tokens: the tokens with their times.
+        alignment: (T,) the token or blank in each frame, as a number of the model.
+        score: natural logarithm, the sum of the model's score and the graph's.
+        graph_score: the graph's part of `score`.
+        complete: whether the path ends where the graph may end.
+        reason: why the path is missing or not complete; "" for a complete path.
     """
 
     words: tuple[Segment, ...]
@@ -44,7 +44,7 @@ class Hypothesis:
 
     @property
     def text(self) -> str:
-        """The words, parted by spaces."""
+        """The words, separated by spaces."""
         return " ".join(word.name for word in self.words)
 
 
@@ -52,7 +52,7 @@ NO_END = "no path that is left ends where the graph may end"
 
 
 def empty(reason: str) -> Hypothesis:
-    """No path, for a reason."""
+    """A hypothesis without a path, for a reason."""
     return Hypothesis((), (), np.zeros(0, np.int32), -np.inf, -np.inf, False, reason)
 
 
@@ -62,9 +62,9 @@ def segments(
     """The times of words and of their tokens.
 
     Args:
-        graph: what was decoded with.
-        alignment: (T,) the model's number of a token or of the blank in each frame.
-        words: the numbers of the words, in their order; the last may not have been said to its end.
+        graph: the graph that was searched.
+        alignment: (T,) the token or blank in each frame, as a number of the model.
+        words: the numbers of the words in their order; the last word may be cut off.
     """
     runs = _runs(graph, alignment)
     spelled = _spelled(graph, [run[0] for run in runs], words)
@@ -77,7 +77,7 @@ def segments(
 
 
 def _runs(graph: DecodingGraph, alignment: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Token, start and end of each stretch of frames that read the same token."""
+    """Token, start and end of each run, which is a stretch of frames that read the same token once."""
     runs: list[tuple[int, int, int]] = []
     before = graph.blank
     for at, token in enumerate(alignment):
@@ -91,13 +91,12 @@ def _runs(graph: DecodingGraph, alignment: Sequence[int]) -> list[tuple[int, int
 
 
 def _spelled(graph: DecodingGraph, tokens: Sequence[int], words: Sequence[int]) -> list[list[int]]:
-    """The runs that each word has: all spellings are tried, from every run at which the words before can end."""
+    """The runs of each word; all spellings are tried, from every run where the words before may end."""
     separator = graph.lexicon.separator
     share = graph.topology == "compact"  # equal neighbours may be one run
-    spellings = list(graph.lexicon.spellings.values())
 
     def take(at: int, spelling: Sequence[int], last: bool) -> list[int]:
-        """The runs of a spelling from a run on; none if it is not there."""
+        """The runs of a spelling from run `at` on; [] if the runs do not spell it."""
         taken: list[int] = []
         for token in spelling:
             if at < len(tokens) and tokens[at] == token:
@@ -109,18 +108,19 @@ def _spelled(graph: DecodingGraph, tokens: Sequence[int], words: Sequence[int]) 
             taken.append(at - 1)
         return taken
 
-    ways: list[dict[int, tuple[int, list[int]]]] = []  # of each word: the run after it -> that before it, its own
+    # For each word: the run after it -> the run where the words before end, and the runs of the word.
+    ways: list[dict[int, tuple[int, list[int]]]] = []
     ends = {0}
     for number in words:
         way: dict[int, tuple[int, list[int]]] = {}
         for end in sorted(ends):
             begin = end + (separator is not None and end < len(tokens) and tokens[end] == separator)
-            for spelling in spellings[number - 1]:
+            for spelling in graph.lexicon.spellings[graph.lexicon.words[number]]:
                 if taken := take(begin, spelling, len(ways) == len(words) - 1):
                     way.setdefault(taken[-1] + 1, (end, taken))
         ways.append(way)
         ends = set(way)
-    if not ends:  # a defect of the graph or of a backend
+    if not ends:  # an error in the graph or in a backend
         raise ValueError("the words cannot be spelled by the alignment")
     end, found = max(ends), []
     for way in reversed(ways):

@@ -1,6 +1,6 @@
-"""The backend for GPUs, and for those who have k2 anyway: a batch at a time.
+"""The backend k2: batches on a GPU, or on a CPU.
 
-This module keeps to what torch 1.13 and k2 1.23 have: there are wheels of k2 for few versions of torch.
+This module uses only features of torch 1.13 and k2 1.23, since k2 has wheels for few versions of torch.
 
 https://github.com/k2-fsa/k2
 """
@@ -19,21 +19,21 @@ from sigmel.decoding.graph.build import DecodingGraph
 from sigmel.decoding.graph.graph import Graph, without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis, empty
 from sigmel.decoding.search.lattice import Lattice
-from sigmel.decoding.search.search import Search, check_utterance
+from sigmel.decoding.search.search import Search, check_utterance, utterances
 from sigmel.errors import SigmelError
 
 
 def problem() -> str:
-    """Why k2 cannot be used here, and what to do about it; "" if it can."""
+    """The reason why k2 cannot be used here, and what to install; "" if k2 can be used."""
     try:
         import k2  # noqa: F401
-    except Exception as error:  # one that was built for another torch fails in many ways
+    except Exception as error:  # a k2 built for another torch fails in many ways
         return f"k2 cannot be imported ({' '.join(str(error).split())[:200]}); install {k2_wheel()}"
     return ""
 
 
 def k2_wheel() -> str:
-    """Where the wheels of k2 are: each is built for one torch and one Python, so pip alone picks a wrong one."""
+    """The wheel of k2 to install. Every wheel is for one torch and one Python, so pip alone picks a wrong wheel."""
     try:
         found, _, build = version("torch").partition("+")
     except PackageNotFoundError:
@@ -44,15 +44,15 @@ def k2_wheel() -> str:
 
 
 class PrunedGraph:
-    """A graph of whose paths only those within beams count, found by k2.
+    """A graph that k2 searches: only paths within the beams count.
 
     Args:
-        graph: such as that of a `DecodingGraph`.
+        graph: the graph, such as `DecodingGraph.graph`.
         search: how widely to search.
-        device: where.
+        device: where to search.
 
     Raises:
-        SigmelError: k2 cannot be used: the message names the wheel to install; or the graph is too large without
+        SigmelError: k2 cannot be used (the message names the wheel to install), or the graph is too large without
             epsilons, which k2 does not take.
     """
 
@@ -65,7 +65,7 @@ class PrunedGraph:
         self._fsa = _to_k2(self.graph, self.device)
 
     def total_score(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The logarithm of the sum over all paths that were found; what `losses.total_score` gives without beams.
+        """The logarithm of the sum over all paths within the beams; `losses.graph.total_score` sums over all paths.
 
         Args:
             log_probs: (B, T, V) log-probabilities of the model's tokens; gradients go to them.
@@ -81,7 +81,7 @@ class PrunedGraph:
         return total
 
     def intersect(self, log_probs: torch.Tensor, lengths: torch.Tensor, which: list[int]) -> Any:
-        """k2's lattices of some utterances, the longest first."""
+        """k2's lattices of the utterances `which`, the longest first."""
         import k2
 
         pieces = torch.tensor([[at, 0, int(lengths[at])] for at in which], dtype=torch.int32)
@@ -96,7 +96,7 @@ class PrunedGraph:
 
 
 def _longest_first(lengths: torch.Tensor, which: list[int]) -> list[int]:
-    """The order that k2 asks for."""
+    """The utterances `which`, in the order that k2 needs."""
     return sorted(which, key=lambda at: -int(lengths[at]))
 
 
@@ -104,9 +104,9 @@ class K2Decoder:
     """Decodes batches.
 
     Args:
-        graph: what to decode with.
-        search: how widely.
-        device: where.
+        graph: the graph to search.
+        search: how widely to search.
+        device: where to search.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search | None = None, device: str | torch.device = "cpu") -> None:
@@ -114,20 +114,17 @@ class K2Decoder:
         self._pruned = PrunedGraph(graph.graph, search, device)
 
     def lattices(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Lattice | Hypothesis]:
-        """All paths of each utterance within ``lattice_beam`` of its best one; or why there is none.
+        """The paths of each utterance within `lattice_beam` of its best, or an empty hypothesis with a reason.
 
         Args:
             log_probs: (B, T, V) log-probabilities of the model's tokens.
-            lengths: (B,) frames of each.
+            lengths: (B,) frames of each utterance.
         """
         log_probs = log_probs.detach()
-        pairs = zip(log_probs, lengths.tolist(), strict=True)
-        frames = [one[:length].float().cpu().numpy() for one, length in pairs]
-        found: dict[int, Lattice | Hypothesis] = {}
-        for at, one in enumerate(frames):
-            if reason := check_utterance(one, len(self.graph.tokens)):
-                found[at] = empty(reason)
-        # k2 gives nothing where no path ends as it should; Kaldi then lets paths end anywhere, and so do we.
+        frames = utterances(log_probs, lengths)
+        reasons = [check_utterance(rows, len(self.graph.tokens)) for rows in frames]
+        found: dict[int, Lattice | Hypothesis] = {at: empty(why) for at, why in enumerate(reasons) if why}
+        # k2 finds nothing where no path ends in a final state. Then paths may end anywhere, as with Kaldi.
         pruned, beam = self._pruned, self._pruned.search.lattice_beam
         for complete in (True, False):
             if not (left := _longest_first(lengths, [at for at in range(len(frames)) if at not in found])):
@@ -143,9 +140,9 @@ class K2Decoder:
 
 
 def _to_k2(graph: Graph, device: torch.device) -> Any:
-    """A vector of one FSA; its labels are the model's tokens, and ``graph_arc`` says which arc is which of ours.
+    """The graph as a vector of one FSA whose labels are the model's tokens; `graph_arc` numbers the arcs of `graph`.
 
-    k2 has one state to end in, to which arcs labelled -1 lead: they are numbered after all others, by state.
+    In k2, paths end in a single state, which arcs labelled -1 enter. The numbers of these arcs follow all others.
     """
     import k2
 
@@ -161,12 +158,12 @@ def _to_k2(graph: Graph, device: torch.device) -> Any:
     return k2.create_fsa_vec([fsa]).to(device)
 
 
-def _from_k2(one: Any, graph: Graph) -> Graph | None:
-    """One FSA of the result, whose arcs know those of ``graph``; None if it is empty."""
-    arcs = one.arcs.values().cpu().numpy()
+def _from_k2(lattice: Any, graph: Graph) -> Graph | None:
+    """The paths of a lattice of k2's, with the scores of `graph`; None if there is no path."""
+    arcs = lattice.arcs.values().cpu().numpy()
     if not len(arcs):
         return None
-    number = one.graph_arc.cpu().numpy()
+    number = lattice.graph_arc.cpu().numpy()
     ends = number >= graph.num_arcs
     final = np.full(int(arcs[:, :2].max()) + 1, -np.inf, np.float32)
     final[arcs[ends, 0]] = graph.final[np.isfinite(graph.final)][number[ends] - graph.num_arcs]

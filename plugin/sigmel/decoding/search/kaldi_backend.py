@@ -1,4 +1,4 @@
-"""The backend that is always there: Kaldi's decoders on the CPU.
+"""The backend kaldi: Kaldi's decoders on the CPU, always available.
 
 Povey et al., "Generating exact lattices in the WFST framework" (ICASSP 2012).
 """
@@ -24,7 +24,7 @@ from sigmel.errors import SigmelError
 if TYPE_CHECKING:
     import kaldifst
 
-# Kaldi adds costs in float32 and takes no infinite one: what is this unlikely is in no path.
+# The least log-probability: Kaldi adds costs in float32, which must be finite. No path with this value is found.
 FLOOR = -1e4
 
 
@@ -32,8 +32,8 @@ class KaldiDecoder:
     """Decodes utterances one by one.
 
     Args:
-        graph: what to decode with.
-        search: how widely.
+        graph: the graph to search.
+        search: how widely to search.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search | None = None) -> None:
@@ -42,12 +42,12 @@ class KaldiDecoder:
 
     @cached_property
     def _fst(self) -> kaldifst.StdConstFst:
-        """What lattices are made with."""
+        """The graph for lattices."""
         return to_openfst(self.graph.graph)
 
     @cached_property
     def _with_end(self) -> kaldifst.StdConstFst:
-        """What the best path is found with."""
+        """The graph for best paths."""
         return to_openfst(_with_end(self.graph.graph, len(self.graph.tokens)))
 
     def best(self, log_probs: NDArray[np.float32]) -> Hypothesis:
@@ -61,7 +61,7 @@ class KaldiDecoder:
         return stream.finish()
 
     def lattice(self, log_probs: NDArray[np.float32]) -> Lattice | Hypothesis:
-        """All paths of an utterance within ``lattice_beam`` of the best one; or why there is none.
+        """The paths of an utterance within `lattice_beam` of the best, or an empty hypothesis with a reason.
 
         Args:
             log_probs: (T, V) log-probabilities of the model's tokens.
@@ -74,7 +74,7 @@ class KaldiDecoder:
             beam=self.search.beam, lattice_beam=self.search.lattice_beam
         )
         decoder = kaldi_decoder.LatticeSimpleDecoder(self._fst, options)
-        decoder.decode(kaldi_decoder.DecodableCtc(_costs(log_probs)))
+        decoder.decode(kaldi_decoder.DecodableCtc(_floored(log_probs)))
         complete = math.isfinite(decoder.final_relative_cost())
         found, raw = decoder.get_raw_lattice()
         if not found:
@@ -88,7 +88,7 @@ class KaldiDecoder:
 
 
 class KaldiStream:
-    """An utterance that is decoded piece by piece; the pieces give what the whole gives.
+    """An utterance that is decoded piece by piece, with the result of decoding the whole.
 
     Attributes:
         frames: how many frames were decoded.
@@ -124,7 +124,7 @@ class KaldiStream:
         if self._problem or not len(log_probs):
             return
         end = np.full((len(log_probs), 1), FLOOR, np.float32)
-        self._decode(np.concatenate([_costs(log_probs), end], axis=1))
+        self._decode(np.concatenate([_floored(log_probs), end], axis=1))
         self.frames += len(log_probs)
 
     def partial(self) -> Hypothesis:
@@ -134,9 +134,9 @@ class KaldiStream:
         return self._path()
 
     def finish(self) -> Hypothesis:
-        """The best path that ends where the graph may end; if none is left, the best that is."""
+        """The best path that ends where the graph may end; if no such path is left, the best path."""
         if self.frames and not self._problem and not self._finished:
-            # What cannot end has a blank more, and not a token: that could write a word that was never said.
+            # A path that may not end here reads another blank. Another token could write a word that was not said.
             end = np.full((1, len(self._graph.tokens) + 1), 2 * FLOOR, np.float32)
             end[:, self._graph.blank] = FLOOR
             end[:, -1] = 0.0
@@ -144,11 +144,11 @@ class KaldiStream:
         self._finished = True
         return self.partial()
 
-    def _decode(self, costs: NDArray[np.float32]) -> None:
+    def _decode(self, log_probs: NDArray[np.float32]) -> None:
         import kaldi_decoder
 
         done = self._decoder.num_frames_decoded()
-        self._decoder.advance_decoding(kaldi_decoder.DecodableCtc(np.ascontiguousarray(costs), offset=done))
+        self._decoder.advance_decoding(kaldi_decoder.DecodableCtc(np.ascontiguousarray(log_probs), offset=done))
 
     def _path(self) -> Hypothesis:
         import kaldifst
@@ -160,7 +160,7 @@ class KaldiStream:
         model_score = -weight.value2
         complete = self._finished and labels[-1] == len(self._graph.tokens) + 1
         if self._finished and not complete:
-            model_score -= FLOOR  # what every path has paid for not ending
+            model_score -= FLOOR  # which every path has paid for not ending
         alignment = np.asarray(labels[: self.frames], np.int32) - 1
         spoken, tokens = segments(self._graph, alignment.tolist(), words)
         reason = NO_END if self._finished and not complete else ""
@@ -168,10 +168,9 @@ class KaldiStream:
 
 
 def _with_end(graph: Graph, num_tokens: int) -> Graph:
-    """The graph with a token more, which is read after the last frame where the graph may end.
+    """The graph with a further token, which is read after the last frame, in states where the graph may end.
 
-    Kaldi's decoder prefers paths that end there at any time, if the graph says where that is. So it is told that paths
-    may end anywhere.
+    Kaldi's decoder prefers paths that are in a final state, even before the last frame. So every state is made final.
     """
     ends = np.flatnonzero(np.isfinite(graph.final))
     last, label = np.full(len(ends), graph.num_states), np.full(len(ends), num_tokens + 1)
@@ -179,6 +178,6 @@ def _with_end(graph: Graph, num_tokens: int) -> Graph:
     return anywhere.with_arcs(ends, last, label, 0 * ends, graph.final[ends], [0.0])
 
 
-def _costs(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities as Kaldi takes them."""
+def _floored(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probabilities as Kaldi takes them: in one block of memory, and finite."""
     return np.ascontiguousarray(np.maximum(log_probs, FLOOR), np.float32)

@@ -1,10 +1,11 @@
-"""A better language model for what a smaller one has found: over n-best lists, or over whole lattices.
+"""Rescoring with a better language model: of n-best lists, or of whole lattices.
 
-icefall calls them the n-best and the whole-lattice method.
+icefall calls these the n-best and the whole-lattice method.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,36 +27,39 @@ def rescored_nbest(
     scale: float = 1.0,
     keep: float = 0.0,
 ) -> list[Hypothesis]:
-    """Hypotheses in the order of a language model's opinion and the recogniser's together.
+    """Hypotheses with the scores of a language model, best first.
 
     Args:
-        hypotheses: see `Lattice.nbest`.
-        scores: the logarithm of the probability of each of some sentences, given as words: an n-gram model's
-            ``lambda texts: map(model.score_sentence, texts)``, or a neural model, which gets all at once.
-        scale: what the language model's scores are multiplied with.
-        keep: what the scores of the graph that was decoded with are multiplied with.
+        hypotheses: see `Lattice.nbest`; a hypothesis without a path keeps its score of -inf.
+        scores: gives the logarithm of the probability of each of several sentences, given as words: an n-gram model's
+            `lambda texts: map(model.score_sentence, texts)`, or a neural model, which gets all sentences at once.
+        scale: factor of the language model's scores.
+        keep: factor of the scores of the graph that was searched.
 
     Raises:
-        SigmelError: as many scores as sentences are due.
+        SigmelError: `scores` gave another number of scores than sentences.
     """
-    found = list(scores([[word.name for word in one.words] for one in hypotheses]))
+    found = list(scores([[word.name for word in hypothesis.words] for hypothesis in hypotheses]))
     if len(found) != len(hypotheses):
         raise SigmelError(f"the language model gave {len(found)} scores for {len(hypotheses)} sentences")
-    again = []
-    for one, score in zip(hypotheses, found, strict=True):
-        graph_score = keep * one.graph_score + scale * float(score)
-        again.append(replace(one, score=one.score - one.graph_score + graph_score, graph_score=graph_score))
-    return sorted(again, key=lambda one: (-one.score, one.text))
+    rescored = []
+    for hypothesis, score in zip(hypotheses, found, strict=True):
+        if hypothesis.score > -math.inf:
+            graph_score = keep * hypothesis.graph_score + scale * float(score)
+            model_score = hypothesis.score - hypothesis.graph_score
+            hypothesis = replace(hypothesis, score=model_score + graph_score, graph_score=graph_score)
+        rescored.append(hypothesis)
+    return sorted(rescored, key=lambda hypothesis: (-hypothesis.score, hypothesis.text))
 
 
 class LatticeRescorer:
-    """Gives lattices an n-gram model's scores instead of, or beside, those of the graph that was decoded with.
+    """Rescores lattices with an n-gram model, instead of or in addition to the graph that was searched.
 
     Args:
-        model: the language model; it may back off where it need not, as in a graph.
+        model: the language model; as in a graph, backing off is always possible, even where an n-gram is known.
         names: the words of the graph, see `Lexicon.words`.
-        scale: what the language model's scores are multiplied with.
-        keep: what the scores of the graph are multiplied with.
+        scale: factor of the language model's scores.
+        keep: factor of the scores of the graph.
 
     Raises:
         SigmelError: the model lacks words of the graph.
@@ -85,11 +89,11 @@ class LatticeRescorer:
 
 
 class CausalLM:
-    """Gives sentences their scores; what `rescoring.rescored_nbest` asks for.
+    """A causal language model of Hugging Face's that scores sentences, for `rescored_nbest`.
 
     Args:
-        name: a folder with a model and its tokenizer, as ``save_pretrained`` writes them, or their name on the hub.
-        device: where it computes. Default: the CPU.
+        name: a folder with a model and its tokenizer, as `save_pretrained` writes them, or their name on the hub.
+        device: where to compute. Default: the CPU.
         batch_size: sentences at a time. Default: 32.
 
     Raises:
@@ -114,16 +118,16 @@ class CausalLM:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[Sequence[str]]) -> list[float]:
-        """The natural logarithm of the probability of each sentence, its end included.
+        """The natural logarithm of the probability of each sentence, including its end.
 
         Args:
-            texts: the words of each.
+            texts: the words of each sentence.
         """
         scores: list[float] = []
         for begin in range(0, len(texts), self._batch_size):
             tokens = [self._tokens(words) for words in texts[begin : begin + self._batch_size]]
             ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(self._device)
-            exists = torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in tokens])[:, None]
+            exists = torch.arange(ids.shape[1]) < torch.tensor([len(numbers) for numbers in tokens])[:, None]
             exists = exists.to(self._device)
             log_probs = self._model(input_ids=ids, attention_mask=exists.long()).logits[:, :-1].float().log_softmax(-1)
             of_token = log_probs.gather(2, ids[:, 1:, None])[..., 0]
@@ -131,7 +135,7 @@ class CausalLM:
         return scores
 
     def _tokens(self, words: Sequence[str]) -> torch.Tensor:
-        """What begins a text, its tokens, and what ends it; some models have one token for both."""
+        """The tokens of a text, with those for its begin and its end; in some models these two are one token."""
         end = self._tokenizer.eos_token_id
         begin = end if self._tokenizer.bos_token_id is None else self._tokenizer.bos_token_id
         return torch.tensor([begin, *self._tokenizer.encode(" ".join(words), add_special_tokens=False), end])

@@ -1,7 +1,7 @@
-"""ESPnet's ``asr_inference`` by a graph: ``sigmel-espnet asr_inference_graph --graph HLG.npz ...``.
+"""ESPnet's `asr_inference` by a graph: `sigmel espnet asr_inference_graph --graph HLG.npz ...`.
 
-Its options and output files are ESPnet's own; what says how ESPnet's beam search weighs its scores is not used. Only
-the CTC branch of a model is.
+The options and output files are ESPnet's own. Only the CTC branch of a model is used, so options that weigh the scores
+of ESPnet's beam search have no effect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from espnet2.bin import asr_inference
-from espnet2.bin.asr_inference import Hypothesis  # where it comes from is not the same in all versions
+from espnet2.bin.asr_inference import Hypothesis  # versions of ESPnet define this class in different modules
 
 from sigmel.decoding.search.decoder import OPTIONS, GraphDecoder, add_decoding_options, decoding_options
 from sigmel.errors import SigmelError
@@ -20,14 +20,14 @@ Result = tuple[str, list[str], list[int], Hypothesis]
 
 
 def by_graph(decoder: GraphDecoder) -> type[asr_inference.Speech2Text]:
-    """ESPnet's recogniser, which decodes by a graph.
+    """A class like ESPnet's recogniser that decodes by a graph.
 
     Args:
-        decoder: what it decodes with.
+        decoder: decodes with the graph.
     """
 
     class GraphSpeech2Text(asr_inference.Speech2Text):
-        """Raises a SigmelError when it is built of a model without CTC, or with other tokens than the graph's."""
+        """Raises a SigmelError for a model without CTC, or with other tokens than the graph's."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
