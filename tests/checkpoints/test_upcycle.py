@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sigmel.checkpoints import HOSTS, format_of
-from sigmel.checkpoints.ctc import FRONTEND, CTCModel
+from sigmel.checkpoints.checkpoint import FRONTEND, CTCModel
 from sigmel.models.encoder import OmniRouterEncoder
 
 DENSE = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 24, "subsampling": "stack", "routing": "dense"}

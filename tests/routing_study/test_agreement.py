@@ -10,7 +10,7 @@ from sigmel.routing_study.agreement import (
     Labels,
     association,
     contingency,
-    label_association,
+    label_counts,
     label_table,
     layer_pairs,
 )
@@ -72,7 +72,8 @@ def test_the_experts_of_each_label():
     """The frame without a label does not count."""
     labels = Labels(torch.tensor([1, 1, 1, 0, -1, 0, 3]), ["a", "b", "c", "d"])
     experts = torch.tensor([[0, 2], [0, 2], [1, 2], [1, 0], [0, 0], [1, 0], [2, 1]])
-    rows = label_table(experts, labels, "phone", most=2)
+    counts = label_counts(experts, labels)
+    rows = label_table(counts, labels, "phone", most=2)
     assert [(row["layer"], row["phone"], row["frames"], row["expert"]) for row in rows] == [
         (1, "b", 3, 0),
         (1, "a", 2, 1),
@@ -81,9 +82,10 @@ def test_the_experts_of_each_label():
     ]
     assert rows[0]["share"] == pytest.approx(2 / 3)
     assert rows[0]["shares"] == pytest.approx([2 / 3, 1 / 3, 0])
-    mixed, clear = label_association(experts, labels)
+    mixed, clear = map(association, counts)
     assert mixed.mutual_information < clear.mutual_information == pytest.approx(1)
 
 
 def test_without_a_label_nothing_is_said_of_them():
-    assert label_association(torch.zeros(3, 2), Labels(torch.full((3,), -1), ["a"])) == [(None, None)] * 2
+    counts = label_counts(torch.zeros(3, 2), Labels(torch.full((3,), -1), ["a"]))
+    assert [association(count) for count in counts] == [(None, None)] * 2

@@ -12,11 +12,8 @@ import pytest
 import soundfile
 import torch
 
-pytest.importorskip("sentencepiece")  # a host brings these two
-pytest.importorskip("yaml")
-
 from sigmel.checkpoints import nemo
-from sigmel.checkpoints.ctc import END
+from sigmel.checkpoints.checkpoint import END
 from sigmel.cli import main
 from sigmel.files.manifest import read_rows
 from sigmel.recipes.corpora.espeak import SAMPLE_RATE, EspeakVoice
@@ -226,12 +223,6 @@ def test_what_cannot_be_used_is_named(manifest, tmp_path, capsys, model, options
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_what_is_not_installed_is_named(manifest, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sigmel.routing_study.report.NEEDED", {"no_such": "no-such"})
-    assert main(["routing", str(GOLDEN / "nemo.nemo"), str(manifest), "--output", str(tmp_path / "report")]) == 2
-    assert "needs no-such: pip install no-such" in capsys.readouterr().err
 
 
 def test_a_set_without_audio_is_named(manifest, tmp_path, capsys):

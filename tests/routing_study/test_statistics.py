@@ -49,21 +49,23 @@ def test_a_dense_encoder_has_nothing_to_say():
 
 def test_the_longest_utterance_is_kept_whatever_batch_it_is_in():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Identity(), OmniRouterEncoder(input_size=4, d_model=8, num_layers=2, num_heads=2)).eval()
+    encoder = OmniRouterEncoder(input_size=4, d_model=8, num_layers=2, num_heads=2)
+    model = nn.ModuleDict({"encoder": encoder}).eval()
     lengths = [[9, 30], [41, 8, 41], [20]]
     with watch_routing(model) as watch:
         for batch in lengths:
-            model[1](torch.randn(len(batch), max(batch), 4), torch.tensor(batch))
-        expected = model[1](features := torch.randn(1, 50, 4), torch.tensor([50]))
-    rows = [{"id": str(n)} for n in range(7)]
-    report = watch.report(rows, window_stride=0.01)
+            encoder(torch.randn(len(batch), max(batch), 4), torch.tensor(batch))
+        expected = encoder(features := torch.randn(1, 50, 4), torch.tensor([50]))
+    report = watch.report([{"id": str(n), "duration": 0.52} for n in range(7)])
     assert (watch.seen, report["utterance"]["id"], report["utterance"]["frame_seconds"]) == (7, "6", 0.04)
     assert report["utterance"]["experts"] == [decision.experts[0, :, 0].tolist() for decision in expected.routing]
     assert report["frames"] == sum((length + 3) // 4 for length in [9, 30, 41, 8, 41, 20, 50])
-    model[1](features, torch.tensor([50]))
+    encoder(features, torch.tensor([50]))
     assert watch.seen == 7  # it watches no longer
 
 
 def test_a_model_without_routers_is_not_watched():
-    with watch_routing(OmniRouterEncoder(d_model=8, num_layers=1, num_heads=2, routing="dense")) as watch:
-        assert watch is None
+    dense = nn.ModuleDict({"encoder": OmniRouterEncoder(d_model=8, num_layers=1, num_heads=2, routing="dense")})
+    for model in (dense, nn.Linear(1, 1)):
+        with watch_routing(model) as watch:
+            assert watch is None

@@ -7,16 +7,20 @@ import pytest
 import soundfile
 
 from sigmel.cli import main
-from sigmel.files.pictures import spectrogram
+from sigmel.features.pictures import spectrogram
 
 
-def test_a_tone_stands_at_its_mel_channel():
-    seconds = np.arange(16000) / 16000
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_a_tone_stands_at_its_mel_channel(rate):
+    def mel(hertz):
+        return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+    seconds = np.arange(rate) / rate
     for frequency in (300, 1000, 3000):
-        energy = spectrogram(np.sin(2 * np.pi * frequency * seconds), 16000)
-        assert energy.shape == (64, 101)
-        centre = 2595 * np.log10(1 + frequency / 700) / (2595 * np.log10(1 + 8000 / 700)) * 65 - 1
-        assert abs(energy[:, 50].argmax() - centre) <= 1
+        energy = spectrogram(np.sin(2 * np.pi * frequency * seconds), rate)
+        assert energy.shape == (64, 100)
+        assert abs(energy[:, 50].argmax() - (mel(frequency) / mel(rate / 2) * 65 - 1)) <= 1
+        assert 1 <= (energy[:, 50] > energy[:, 50].max() - 40).sum() <= 12
 
 
 @pytest.fixture

@@ -18,8 +18,17 @@ import torch
 import yaml
 
 from sigmel import registry
-from sigmel.checkpoints.checkpoint import Checkpoint, Config, dump_config, dump_state, load_state, reading
-from sigmel.checkpoints.ctc import BLANK, ENCODER, END, FRONTEND, CTCModel, NeedsHost, encoder_state, require
+from sigmel.checkpoints.checkpoint import (
+    BLANK,
+    ENCODER,
+    END,
+    FRONTEND,
+    Checkpoint,
+    CTCModel,
+    NeedsHost,
+    reading,
+    require,
+)
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import parse_sample_rate
@@ -59,37 +68,37 @@ def _kind(path: Path) -> str:
     return "an archive of an ESPnet recogniser" if path.suffix == ".zip" else "an ESPnet model beside its config.yaml"
 
 
-def _config(path: Path) -> Config:
+def _config(path: Path) -> bytes:
     """The configuration of a model."""
     if path.suffix != ".zip":
-        return yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+        return (path.parent / "config.yaml").read_bytes()
     with zipfile.ZipFile(path) as archive:
-        return yaml.safe_load(archive.read(_names(archive.read(META))[0]))
+        return archive.read(_names(archive.read(META))[0])
 
 
 def read(path: Path) -> Checkpoint:
     """Read an archive, or a `.pth` and the `config.yaml` beside it, see `sigmel.checkpoints`."""
     with reading(path, _kind(path)):
         if path.suffix != ".zip":
-            return Checkpoint(_config(path), load_state(path.read_bytes()))
+            return Checkpoint.parse(_config(path), path.read_bytes(), {})
         with zipfile.ZipFile(path) as archive:
             files = {member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()}
         config, weights = _names(files[META])
-        return Checkpoint(yaml.safe_load(files.pop(config)), load_state(files.pop(weights)), files)
+        return Checkpoint.parse(files.pop(config), files.pop(weights), files)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write an archive, or a `.pth` and, beside it, `config.yaml` and the other files, see `sigmel.checkpoints`."""
-    config, state = dump_config(checkpoint.config), dump_state(checkpoint.state)
     if path.suffix == ".zip":
-        names = _names(checkpoint.files[META])
+        contents = dict(zip(_names(checkpoint.files[META]), checkpoint.contents(), strict=True))
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in (checkpoint.files | dict(zip(names, (config, state), strict=True))).items():
+            for name, content in (checkpoint.files | contents).items():
                 archive.writestr(name, content)
         return
     if (path.parent / "config.yaml").exists():
         raise SigmelError(f"{path.parent} has a config.yaml already; name a file in another folder")
-    for name, content in (checkpoint.files | {"config.yaml": config, path.name: state}).items():
+    contents = dict(zip(("config.yaml", path.name), checkpoint.contents(), strict=True))
+    for name, content in (checkpoint.files | contents).items():
         with atomic_path(path.parent / name) as temporary:
             temporary.write_bytes(content)
 
@@ -100,7 +109,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
     """Read the CTC recogniser in a model file, see `sigmel.checkpoints`."""
     with reading(path, _kind(path)):
-        config = _config(path)
+        config = yaml.safe_load(_config(path))
         for key, wanted in {"frontend": "log_mel", "normalize": None, "token_type": "bpe"}.items():
             require(path, key, config.get(key), (wanted,))
         require(path, "encoder", config.get("encoder"), tuple(registry.names("encoder")))
@@ -118,7 +127,7 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
             FRONTEND | frontend | {"sample_rate": sample_rate},
             config["encoder"],
             encoder_from_espnet(config["encoder"], config.get("encoder_conf") or {}),
-            encoder_state(checkpoint.state),
+            checkpoint.encoder_state(),
             checkpoint.state["ctc.ctc_lo.weight"],
             checkpoint.state["ctc.ctc_lo.bias"],
             list(config["token_list"][1:]),
@@ -148,7 +157,7 @@ def write_ctc(model: CTCModel, path: Path) -> None:
     packed = path.suffix == ".zip"
     absent = ["specaug", "normalize", "preencoder", "postencoder", "decoder"]
     unset = ["init", "input_size", "joint_net_conf", "non_linguistic_symbols", "cleaner", "g2p"]
-    config: Config = dict.fromkeys(absent + unset) | {f"{part}_conf": {} for part in [*absent, "ctc"]}
+    config: dict[str, Any] = dict.fromkeys(absent + unset) | {f"{part}_conf": {} for part in [*absent, "ctc"]}
     config |= {
         "token_list": [BLANK, *pieces],
         "token_type": "bpe",
@@ -178,7 +187,7 @@ def write_ctc(model: CTCModel, path: Path) -> None:
 # --- Experts
 
 
-def add_experts(config: Config, options: Mapping[str, Any]) -> Stack:
+def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
     """Write the options of experts into the configuration of a recogniser, see `sigmel.checkpoints`.
 
     The recogniser becomes `model: sigmel_asr`, which adds the load-balancing loss.

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from sigmel.checkpoints.checkpoint import Checkpoint, Config, dump_config, dump_state, load_state, reading
-from sigmel.checkpoints.ctc import ENCODER, END, FRONTEND, CTCModel, encoder_state, require
+from sigmel.checkpoints.checkpoint import ENCODER, END, FRONTEND, Checkpoint, CTCModel, reading, require
 from sigmel.errors import SigmelError
 from sigmel.features.log_mel import LogMel
 from sigmel.files.atomic import atomic_path
@@ -46,7 +45,7 @@ def read(path: Path) -> Checkpoint:
     """Read a `.nemo` file, see `sigmel.checkpoints`."""
     with reading(path, KIND):
         files = _files(path)
-        return Checkpoint(yaml.safe_load(files.pop(CONFIG)), load_state(files.pop(WEIGHTS)), files)
+        return Checkpoint.parse(files.pop(CONFIG), files.pop(WEIGHTS), files)
 
 
 def _files(path: Path, names: Collection[str] = ()) -> dict[str, bytes]:
@@ -62,7 +61,7 @@ def _files(path: Path, names: Collection[str] = ()) -> dict[str, bytes]:
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write a `.nemo` file, see `sigmel.checkpoints`."""
-    files = {CONFIG: dump_config(checkpoint.config), WEIGHTS: dump_state(checkpoint.state), **checkpoint.files}
+    files = dict(zip((CONFIG, WEIGHTS), checkpoint.contents(), strict=True)) | checkpoint.files
     with atomic_path(path) as temporary, tarfile.open(temporary, "w") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(f"./{name}")
@@ -98,7 +97,7 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
             {name: frontend.get(name, default) for name, default in DEFAULTS.items()},
             name,
             options,
-            encoder_state(checkpoint.state),
+            checkpoint.encoder_state(),
             weight.roll(1, 0),  # NeMo's blank is the last
             bias.roll(1, 0),
             list(head["vocabulary"]),
@@ -165,7 +164,7 @@ def with_pieces(tokenizer: bytes, pieces: list[str]) -> bytes:
     return proto.SerializeToString()
 
 
-def add_experts(config: Config, options: Mapping[str, Any]) -> Stack:
+def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
     """Write the options of experts into the configuration of a model, see `sigmel.checkpoints`."""
     encoder = config.get("encoder") or {}
     target = encoder.get("_target_")

@@ -45,9 +45,6 @@ GROUPS = {
     },
 }
 VERBS = {verb: summary for verbs in GROUPS.values() for verb, summary in verbs.items()}
-ELSEWHERE = {  # verbs whose arguments have not moved into sigmel.cli yet
-    "plot": "sigmel.scoring.plots",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,4 +94,4 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
 
 
 def _module(verb: str) -> Any:
-    return importlib.import_module(ELSEWHERE.get(verb, f"sigmel.cli.{verb}"))
+    return importlib.import_module(f"sigmel.cli.{verb}")

@@ -229,7 +229,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         ids, _ = tokenizer.encode(torch.from_numpy(samples))
         print(f"{arguments.source}: {len(samples) / tokenizer.sample_rate:.2f} s, {ids.shape[1]} frames")
     if arguments.output and ids is not None:
-        from sigmel.features.dmel_picture import draw_dmel
+        from sigmel.features.pictures import draw_dmel
 
         with atomic_path(arguments.output) as temporary:
             draw_dmel(tokenizer, ids, samples).savefig(temporary, dpi=120)

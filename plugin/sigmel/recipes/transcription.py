@@ -41,14 +41,12 @@ class Transcriber:
     Attributes:
         module: the model, whose routers can be watched.
         sample_rate: Hz.
-        window_stride: seconds between two feature frames.
         timestamps: whether transcripts have words with their times.
         batched: whether the host takes more than one utterance at a time.
     """
 
     module: nn.Module
     sample_rate: int
-    window_stride: float
     timestamps = False
     batched = True
 
@@ -153,14 +151,14 @@ def routing_report(model: Transcriber, rows: Sequence[Row], batch_size: int) -> 
     """Where the routers of a model send the frames of some rows, which are encoded once more, untimed.
 
     Returns:
-        See `RoutingWatch.report`; None for a model without routers, or where no row has usable audio.
+        See `RoutingStatistics.report`; None for a model without routers, or where no row has usable audio.
     """
     with watch_routing(model.module) as watch, torch.inference_mode():
         if watch is None:
             return None
         reader = Reader(rows[:WATCHED], model.sample_rate, batch_size if model.batched else 1)
         model.encode(reader)
-    return watch.report(reader.read, model.window_stride) if reader.read else None
+    return watch.report(reader.read) if reader.read else None
 
 
 def transcribe_manifests(

@@ -1,9 +1,9 @@
-"""How far two choices say the same: those of two layers, or a layer's experts and what is spoken.
+"""How far two choices agree: the experts of two layers, or the experts of a layer and what is spoken.
 
 The indices of experts mean nothing beyond the layers that share a router, so choices are compared as partitions of
 the frames: any renaming of the experts leaves the measures as they are. Cramer, "Mathematical Methods of Statistics"
-(1946), 21.9; Strehl and Ghosh, "Cluster Ensembles" (JMLR 3, 2002) for normalised mutual information. Their use for
-expert layers: arXiv 2507.05724 (correlation of choices) and 2603.18297 (Jaccard overlap).
+(1946), 21.9; Strehl and Ghosh, "Cluster Ensembles" (JMLR 3, 2002) for normalised mutual information. Expert layers are
+compared by the correlation of choices in arXiv 2507.05724, and by Jaccard overlap in arXiv 2603.18297.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sigmel.routing_study.statistics import jaccard
+from sigmel.routing_study.statistics import Table, jaccard
 
 
 class Association(NamedTuple):
-    """How much one choice says about another, each from 0 (nothing) to 1 (all); None where a choice never varies.
+    """How much one choice tells about another, from 0 (nothing) to 1 (all); None if a choice never varies.
 
     Attributes:
-        cramers_v: the square root of `chi^2 / (N * (min(A, B) - 1))`, A and B being the values that occur.
+        cramers_v: the square root of `chi^2 / (N * (min(A, B) - 1))`, where A and B values occur.
         mutual_information: `2 I(a; b) / (H(a) + H(b))`.
     """
 
@@ -31,11 +31,11 @@ class Association(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What is spoken in each frame, by some account.
+    """What is spoken in each frame: tokens, or phones.
 
     Attributes:
-        values: (N,) int64, the number of each frame's label, -1 where it has none.
-        names: of the labels.
+        values: (N,) int64, the number of each frame's label, or -1 for a frame without a label.
+        names: names of the labels.
     """
 
     values: Tensor
@@ -43,7 +43,7 @@ class Labels(NamedTuple):
 
 
 def contingency(a: Tensor, b: Tensor, shape: tuple[int, int]) -> Tensor:
-    """How often each pair of values occurs: (A, B) int64 of two (N,) integer tensors below A and B."""
+    """How often each pair of values occurs in two (N,) integer tensors below A and B: (A, B) int64."""
     return torch.bincount(a.long() * shape[1] + b.long(), minlength=shape[0] * shape[1]).view(shape)
 
 
@@ -62,7 +62,7 @@ def association(counts: Tensor) -> Association:
     return Association(min(v, 1.0), min(max(2 * information / entropies, 0.0), 1.0))
 
 
-def layer_pairs(experts: Tensor, routers: Sequence[int]) -> list[dict[str, Any]]:
+def layer_pairs(experts: Tensor, routers: Sequence[int]) -> Table:
     """Compare every pair of layers.
 
     Args:
@@ -71,57 +71,51 @@ def layer_pairs(experts: Tensor, routers: Sequence[int]) -> list[dict[str, Any]]
 
     Returns:
         For each pair "layer" and "other", from 1; "cramers_v" and "mutual_information" of the first choices, see
-        `Association`; and "jaccard", the mean overlap of a frame's K experts: None where the layers share no router.
+        `Association`; and "jaccard", the mean overlap of a frame's K experts, None for layers that share no router.
     """
     pairs = []
     values = int(experts.max()) + 1
-    for one, other in combinations(range(len(routers)), 2):
-        a, b = experts[:, one], experts[:, other]
-        row: dict[str, Any] = {"layer": one + 1, "other": other + 1}
+    for layer, other in combinations(range(len(routers)), 2):
+        a, b = experts[:, layer], experts[:, other]
+        row: dict[str, Any] = {"layer": layer + 1, "other": other + 1}
         row |= association(contingency(a[:, 0], b[:, 0], (values, values)))._asdict()
-        row["jaccard"] = jaccard(a, b).mean().item() if routers[one] == routers[other] else None
+        row["jaccard"] = jaccard(a, b).mean().item() if routers[layer] == routers[other] else None
         pairs.append(row)
     return pairs
 
 
-def label_table(experts: Tensor, labels: Labels, kind: str, most: int) -> list[dict[str, Any]]:
-    """Which experts the frames with each label go to, in each layer.
+def label_counts(experts: Tensor, labels: Labels) -> list[Tensor]:
+    """How often the frames with each label go to each expert: (labels, experts) int64 for each layer.
 
     Args:
         experts: (N, L) integers, first choices.
-        labels: of these frames.
-        kind: what the labels are, which is the name of their column.
-        most: how many labels to list, the most frequent first.
+        labels: labels of these frames.
+    """
+    labelled = labels.values >= 0
+    shape = len(labels.names), int(experts.max()) + 1
+    return [contingency(labels.values[labelled], chosen, shape) for chosen in experts[labelled].unbind(1)]
+
+
+def label_table(counts: Sequence[Tensor], labels: Labels, kind: str, most: int) -> Table:
+    """Which experts the frames with each label go to, in each layer.
+
+    Args:
+        counts: see `label_counts`.
+        labels: the same labels.
+        kind: name of the column of labels: "token" or "phone".
+        most: number of labels to list, the most frequent first.
 
     Returns:
         For each layer and label: "layer" (from 1), `kind`, "frames", "expert" (the most frequent one), its "share" of
-        the label's frames, and "shares", those of all experts.
+        the label's frames, and "shares", the shares of all experts.
     """
     rows = []
-    values, chosen = _labelled(labels, experts)
-    shape = len(labels.names), int(experts.max()) + 1
-    for layer, choices in enumerate(chosen.unbind(1), start=1):
-        counts = contingency(values, choices, shape)
-        frames = counts.sum(1)
+    for layer, count in enumerate(counts, start=1):
+        frames = count.sum(1)
         for label in frames.argsort(descending=True, stable=True)[:most].tolist():
             if frames[label]:
-                shares = (counts[label].double() / frames[label]).tolist()
-                expert = int(counts[label].argmax())
+                shares = (count[label].double() / frames[label]).tolist()
+                expert = int(count[label].argmax())
                 row = {"layer": layer, kind: labels.names[label], "frames": int(frames[label]), "expert": expert}
                 rows.append(row | {"share": shares[expert], "shares": shares})
     return rows
-
-
-def label_association(experts: Tensor, labels: Labels) -> list[Association]:
-    """What each layer's first choices (N, L) say about the labels of the frames; None where no frame has one."""
-    values, chosen = _labelled(labels, experts)
-    if not len(values):
-        return [Association(None, None)] * experts.shape[1]
-    shape = len(labels.names), int(experts.max()) + 1
-    return [association(contingency(values, choices, shape)) for choices in chosen.unbind(1)]
-
-
-def _labelled(labels: Labels, experts: Tensor) -> tuple[Tensor, Tensor]:
-    """The frames that have a label: (M,) labels and (M, L) experts."""
-    has = labels.values >= 0
-    return labels.values[has], experts[has]

@@ -1,4 +1,4 @@
-"""Which phone is spoken in a frame, by an alignment that comes with the audio."""
+"""The phone that is spoken in each frame, by an alignment that comes with the audio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sigmel.errors import SigmelError
 from sigmel.routing_study.agreement import Labels
 
-# [start, end, label]: seconds, and what is spoken between them; in the order of their starts.
+# [start, end, label], in seconds and in the order of their starts.
 Phones = Sequence[tuple[float, float, str]]
 
 
@@ -21,11 +21,11 @@ def read_alignments(path: Path) -> dict[str, Phones]:
     """The phones of each utterance, by its id.
 
     Args:
-        path: a file of lines ``id channel start duration phone ...`` (NIST's CTM), or a folder of files
-            ``<id>.TextGrid`` (Praat's, in the long form), folders in it included, with a tier "phones".
+        path: a file of lines `id channel start duration phone ...` (NIST's CTM), or a folder of files
+            `<id>.TextGrid` (Praat's, in the long form), at any depth, with a tier "phones".
 
     Raises:
-        SigmelError: there is none, or what is there is none of these; the message says in which file, and line.
+        SigmelError: the path is missing, or holds neither CTM nor TextGrids; the message names the file and line.
     """
     if path.is_dir():
         found = {file.stem: _read_textgrid(file) for file in sorted(path.rglob("*.TextGrid"))}
@@ -36,16 +36,28 @@ def read_alignments(path: Path) -> dict[str, Phones]:
     return {name: sorted(phones) for name, phones in found.items()}
 
 
+def with_phones(rows: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Rows of a manifest with the phones of `read_alignments`, by their ids.
+
+    Raises:
+        SigmelError: see `read_alignments`, or no row has an alignment.
+    """
+    alignments = read_alignments(path)
+    if not any(row["id"] in alignments for row in rows):
+        raise SigmelError(f"{path}: knows none of the ids of the manifest, such as {rows[0]['id']!r}")
+    return [row | {"phones": alignments.get(row["id"])} for row in rows]
+
+
 def label_frames(rows: Sequence[dict[str, Any]], frames: Sequence[int], frame_seconds: float) -> Labels | None:
-    """The phones of the frames of utterances one after the other; None where none of them has an alignment.
+    """The phones of the frames of utterances, one after the other; None if no utterance has an alignment.
 
     A frame's phone is the one in the middle of its time: frame t of an utterance lasts from t to t + 1 times
     `frame_seconds`.
 
     Args:
-        rows: of a manifest; those with an alignment have it under "phones", see `Phones`.
-        frames: how many each utterance has.
-        frame_seconds: between two frames.
+        rows: rows of a manifest, which may have an alignment under "phones", see `Phones`.
+        frames: number of frames of each utterance.
+        frame_seconds: seconds between two frames.
 
     Raises:
         SigmelError: see `phones_of`.
@@ -59,10 +71,10 @@ def label_frames(rows: Sequence[dict[str, Any]], frames: Sequence[int], frame_se
 
 
 def phones_of(row: dict[str, Any]) -> Phones:
-    """What a row of a manifest has under "phones"; nothing where it has none.
+    """The alignment that a row of a manifest has under "phones", or an empty list.
 
     Raises:
-        SigmelError: that is no alignment; the message names the utterance and the phone.
+        SigmelError: "phones" is no alignment; the message names the utterance and the phone.
     """
     phones = row.get("phones") or []
     if not isinstance(phones, list):
@@ -82,7 +94,7 @@ def phones_of(row: dict[str, Any]) -> Phones:
 
 
 def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
-    """(T,) int64 numbers of what is spoken at (T,) times, -1 for nothing; a new label gets a new number."""
+    """(T,) int64 numbers of the phones that are spoken at (T,) times, or -1; a new label gets a new number."""
     if not phones:
         return torch.full(times.shape, -1)
     starts, ends, labels = zip(*phones, strict=True)
@@ -107,7 +119,7 @@ def _read_ctm(path: Path) -> dict[str, list[tuple[float, float, str]]]:
 
 
 def _read_textgrid(path: Path) -> list[tuple[float, float, str]]:
-    """Its phones; an interval without text is none."""
+    """The phones of a TextGrid file; an interval without text has no phone."""
     tiers = re.split(r"^\s*item \[\d+\]:", _text(path), flags=re.MULTILINE)
     phones = next((tier for tier in tiers if re.search(r'name = "phones"', tier)), None)
     if phones is None:

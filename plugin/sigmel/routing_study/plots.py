@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigmel.features.pictures import spectrogram
 from sigmel.files.audio import read_audio
-from sigmel.files.pictures import load_pyplot, spectrogram
+from sigmel.files.pictures import load_pyplot
+from sigmel.routing_study.statistics import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = Sequence[dict[str, Any]]
+
+def draw(name: str, report: dict[str, Any], tables: Mapping[str, Table]) -> dict[str, Figure]:
+    """The plots of a report, by name.
+
+    Args:
+        name: name of the set.
+        report: see `RoutingStatistics.report`.
+        tables: see `sigmel.routing_study.tables.describe`, and "robustness".
+    """
+    layers = tables["layers"]
+    figures = {
+        "load": load_per_layer(report, name),
+        "entropy": entropies(layers),
+        "segments": segments(tables["segments"]),
+        "coverage": coverage(tables["coverage"]),
+        "experts": expert_use(report),
+    }
+    for kind in ("token", "phone"):
+        if table := tables.get(f"{kind}s"):
+            information = [row[f"{kind}_information"] or 0.0 for row in layers]
+            figures[f"{kind}s"] = labels(table, kind, layer=information.index(max(information)) + 1)
+    if len(layers) > 1:
+        figures["overlap"] = overlaps(tables["overlap"], len(layers))
+    if len(tables["robustness"]) > 1:
+        figures["robustness"] = robustness(tables["robustness"])
+    return figures
 
 
 def load_per_layer(report: dict[str, Any], name: str) -> Figure:
-    """Plot the share of frames each expert of each layer got."""
+    """Plot the share of the frames that went to each expert of each layer."""
     layers = report["layers"]
     experts = max(len(layer["load"]) for layer in layers)
     load = np.full((len(layers), experts), np.nan)
@@ -38,7 +65,7 @@ def load_per_layer(report: dict[str, Any], name: str) -> Figure:
 def expert_use(report: dict[str, Any]) -> Figure:
     """Plot an utterance's log-mel spectrogram, and below it the first expert of each layer at each time.
 
-    Where the utterance has "phones" (see `sigmel.routing_study.phones`), these stand in the spectrogram.
+    The "phones" of an utterance (see `sigmel.routing_study.phones`) stand in its spectrogram.
     """
     utterance = report["utterance"]
     samples, sample_rate = read_audio(utterance["audio_filepath"])
@@ -56,7 +83,7 @@ def expert_use(report: dict[str, Any]) -> Figure:
         middle = (start + end) / 2
         top.text(middle, 59, phone, color="white", ha="center", fontsize=8, clip_on=True, parse_math=False)
     top.set(ylabel="mel channel")
-    top.set_title(f"“{utterance['text']}”", parse_math=False)  # a dollar sign is one
+    top.set_title(f"“{utterance['text']}”", parse_math=False)  # a dollar sign is no formula
     figure.colorbar(image, ax=top, label="energy (dB)")
     count = max(len(layer["load"]) for layer in report["layers"])
     colours = pyplot.get_cmap("tab20" if count > 10 else "tab10", max(count, 2))
@@ -75,7 +102,7 @@ def expert_use(report: dict[str, Any]) -> Figure:
 
 
 def entropies(layers: Table) -> Figure:
-    """Plot the router's entropy in each layer, and that of a router that cannot decide."""
+    """Plot the router's entropy in each layer, and the entropy of the uniform distribution."""
     figure, axes = load_pyplot().subplots(figsize=(6, 3), layout="constrained")
     numbers = [row["layer"] for row in layers]
     axes.plot(numbers, [row["entropy"] for row in layers], "o-", label="router")
@@ -86,26 +113,8 @@ def entropies(layers: Table) -> Figure:
     return figure
 
 
-def overlaps(pairs: Table, layers: int) -> Figure:
-    """Plot each measure of agreement as a matrix over the layers; what is not defined stays white."""
-    titles = {"cramers_v": "Cramér's V", "mutual_information": "mutual information", "jaccard": "Jaccard overlap"}
-    size = 1.8 + 0.28 * layers
-    figure, all_axes = load_pyplot().subplots(1, 3, figsize=(3 * size, size), layout="constrained")
-    for axes, (name, title) in zip(all_axes, titles.items(), strict=True):
-        matrix = np.full((layers, layers), np.nan)
-        for row in pairs:
-            if row[name] is not None:
-                one, other = row["layer"] - 1, row["other"] - 1
-                matrix[one, other] = matrix[other, one] = row[name]
-        extent = (0.5, layers + 0.5, layers + 0.5, 0.5)
-        image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1, extent=extent)
-        axes.set(xlabel="layer", ylabel="layer", title=title)
-    figure.colorbar(image, ax=all_axes)
-    return figure
-
-
 def coverage(table: Table) -> Figure:
-    """Plot the share of frames on the most frequent paths, and what independent layers would give."""
+    """Plot the share of frames on the most frequent paths, and the share by chance."""
     figure, axes = load_pyplot().subplots(figsize=(6, 3.4), layout="constrained")
     for column, style, label in (("share", "o-", "model"), ("independent", "--", "layers independent")):
         axes.plot([row["paths"] for row in table], [100 * row[column] for row in table], style, label=label)
@@ -116,26 +125,44 @@ def coverage(table: Table) -> Figure:
 
 
 def segments(table: Table) -> Figure:
-    """Plot how long each layer stays with one expert, and how long by chance; a dot is an expert."""
+    """Plot how long each layer stays with one expert, and how long it would by chance; a dot is an expert."""
     figure, axes = load_pyplot().subplots(figsize=(6, 3.4), layout="constrained")
     whole = [row for row in table if row["expert"] is None]
-    numbers = [row["layer"] for row in whole]
-    axes.plot(numbers, [1000 * row["mean_seconds"] for row in whole], "o-", label="model")
-    axes.plot(numbers, [1000 * row["independent"] for row in whole], "--", color="grey", label="frames independent")
     single = [row for row in table if row["expert"] is not None]
-    axes.plot(
-        [row["layer"] for row in single], [1000 * row["mean_seconds"] for row in single], ".", label="one expert"
-    )
-    axes.set(xlabel="layer", ylabel="mean segment (ms)", ylim=(0, None), xticks=numbers)
+    for rows, column, style, label in (
+        (whole, "mean_seconds", "o-", "model"),
+        (whole, "independent", "--", "frames independent"),
+        (single, "mean_seconds", ".", "one expert"),
+    ):
+        axes.plot([row["layer"] for row in rows], [1000 * row[column] for row in rows], style, label=label)
+    axes.set(xlabel="layer", ylabel="mean segment (ms)", ylim=(0, None), xticks=[row["layer"] for row in whole])
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def overlaps(pairs: Table, layers: int) -> Figure:
+    """Plot each measure of agreement as a matrix over the layers; undefined values stay white."""
+    titles = {"cramers_v": "Cramér's V", "mutual_information": "mutual information", "jaccard": "Jaccard overlap"}
+    size = 1.8 + 0.28 * layers
+    figure, all_axes = load_pyplot().subplots(1, 3, figsize=(3 * size, size), layout="constrained")
+    for axes, (name, title) in zip(all_axes, titles.items(), strict=True):
+        matrix = np.full((layers, layers), np.nan)
+        for row in pairs:
+            if row[name] is not None:
+                layer, other = row["layer"] - 1, row["other"] - 1
+                matrix[layer, other] = matrix[other, layer] = row[name]
+        extent = (0.5, layers + 0.5, layers + 0.5, 0.5)
+        image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1, extent=extent)
+        axes.set(xlabel="layer", ylabel="layer", title=title)
+    figure.colorbar(image, ax=all_axes)
     return figure
 
 
 def labels(table: Table, kind: str, layer: int, most: int = 40) -> Figure:
     """Plot which experts of one layer the frames of the most frequent tokens or phones (`kind`) go to.
 
-    They stand in the order of their most frequent experts.
+    Tokens or phones stand in the order of their most frequent experts.
     """
     rows = [row for row in table if row["layer"] == layer][:most]
     rows.sort(key=lambda row: (row["expert"], -row["share"]))
@@ -151,7 +178,7 @@ def labels(table: Table, kind: str, layer: int, most: int = 40) -> Figure:
 
 
 def robustness(table: Table) -> Figure:
-    """Plot what each disturbance does: word error rate where there is one, else the change of the output."""
+    """Plot the word error rate under each disturbance, or the change of the output for a set without texts."""
     undisturbed = table[0]
     measure, label, scale = ("wer", "WER (%)", 1) if undisturbed["wer"] is not None else ("change", "change (%)", 100)
     kinds = {"shuffle": "shuffled, seed", "paths": "paths kept", "noise": "noise on the scores"}

@@ -1,135 +1,91 @@
-"""``sigmel routing``: where a recogniser sends its frames, as tables and plots; see docs/routing.md."""
+"""The report of `sigmel routing`: a folder of tables and plots, and a page that holds them together."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
+import csv
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigmel.errors import SigmelError
-from sigmel.files.atomic import atomic_dir
-from sigmel.files.manifest import read_rows
 from sigmel.files.pictures import load_pyplot
-from sigmel.routing_study import plots
-from sigmel.routing_study.page import page, write_table
-from sigmel.routing_study.paths import count_paths
-from sigmel.routing_study.phones import phones_of, read_alignments
-from sigmel.routing_study.recogniser import RoutedRecogniser, Row
-from sigmel.routing_study.robustness import conditions, robustness
-from sigmel.routing_study.tables import Table, collect, describe
-from sigmel.scoring.errors import load_kaldialign
+from sigmel.routing_study.recogniser import Row
+from sigmel.routing_study.statistics import Table
 from sigmel.scoring.results import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NEEDED = {"tqdm": "tqdm", "sentencepiece": "sentencepiece", "yaml": "pyyaml"}  # modules and their packages
+SHOWN = 20  # rows of a long table on the page
 
 
-def draw(name: str, report: dict[str, Any], tables: dict[str, Table]) -> dict[str, Figure]:
-    """The plots, by name; `report` is that of `RoutingWatch.report`, `name` that of the set."""
-    layers = tables["layers"]
-    figures = {
-        "load": plots.load_per_layer(report, name),
-        "entropy": plots.entropies(layers),
-        "segments": plots.segments(tables["segments"]),
-        "coverage": plots.coverage(tables["coverage"]),
-        "experts": plots.expert_use(report),
-    }
-    for kind in ("token", "phone"):
-        if table := tables.get(f"{kind}s"):
-            information = [row[f"{kind}_information"] or 0.0 for row in layers]
-            clearest = information.index(max(information)) + 1
-            figures[f"{kind}s"] = plots.labels(table, kind, clearest)
-    if len(layers) > 1:
-        figures["overlap"] = plots.overlaps(tables["overlap"], len(layers))
-    if len(tables["robustness"]) > 1:
-        figures["robustness"] = plots.robustness(tables["robustness"])
-    return figures
+def write_report(
+    folder: Path,
+    title: str,
+    summary: dict[str, Any],
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Figure],
+    skipped: Sequence[Row],
+) -> None:
+    """Write a report.
+
+    Args:
+        folder: an empty folder.
+        title: title of the page.
+        summary: figures of the whole set, ready for JSON.
+        tables: rows of each table; None is empty in the CSV files, and a list has its values side by side.
+        figures: plots; one with the name of a table stands above that table on the page.
+        skipped: rows of the manifest that were left out.
+    """
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        load_pyplot().close(figure)
+    for name, table in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows([list(table[0])] if table else [])
+            writer.writerows([[_text(value) for value in row.values()] for row in table])
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
+    (folder / "skipped.jsonl").write_text(lines, encoding="utf-8")
+    everything = {"summary": summary, "tables": tables, "environment": environment()}
+    (folder / "routing.json").write_text(json.dumps(everything, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / "index.html").write_text(page(title, summary, tables, list(figures)), encoding="utf-8")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel routing``."""
-    kinds = "NeMo's .nemo, ESPnet's packed .zip, or a .pth with config.yaml beside it"
-    parser.add_argument("model", type=Path, help=kinds)
-    parser.add_argument("manifest", type=Path, help="utterances (JSON lines)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the report; must not exist yet")
-    aligned = "which phone is spoken when, if the manifest does not say: a CTM file, or a folder of TextGrid files"
-    parser.add_argument("--phones", type=Path, help=aligned)
-    parser.add_argument("--batch-size", type=int, default=16, help="utterances at a time (default: %(default)s)")
-    parser.add_argument("--utterances", type=int, help="take only the first so many (default: all)")
-    parser.add_argument("--shuffles", type=int, default=3, help="shuffles of the experts (default: %(default)s)")
-    parser.add_argument(
-        "--paths", type=int, nargs="*", default=[1, 10, 100], help="keep so many paths (default: 1 10 100)"
-    )
-    parser.add_argument(
-        "--noise", type=float, nargs="*", default=[0.5, 1.0, 2.0], help="deviations on the scores (default: 0.5 1 2)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of shuffles and noise (default: %(default)s)")
+def page(title: str, summary: Mapping[str, Any], tables: Mapping[str, Table], figures: Sequence[str]) -> str:
+    """The page of a report as HTML; the images and the CSV files lie beside it."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f"<title>{escape(title)}</title>",
+        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}img{max-width:100%}",
+        "table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .7em;border-bottom:1px solid #ccc;",
+        "text-align:right}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        _html_table([{"": key.replace("_", " "), " ": value} for key, value in summary.items()]),
+    ]
+    for name in dict.fromkeys([*tables, *figures]):
+        parts.append(f"<h2>{escape(name)}</h2>")
+        if name in figures:
+            parts.append(f'<p><img src="{name}.png" alt="{escape(name)}"></p>')
+        if table := tables.get(name):
+            parts.append(_html_table(table[:SHOWN]))
+            more = f", with {len(table) - SHOWN} more rows" if len(table) > SHOWN else ""
+            parts.append(f'<p><a href="{name}.csv">{name}.csv</a>{more}</p>')
+    return "\n".join([*parts, "</body></html>", ""])
 
 
-def run(args: argparse.Namespace, load: Callable[[Path], RoutedRecogniser]) -> int:
-    """Run ``sigmel routing`` with what loads a model."""
-    _check(args)
-    for module, package in NEEDED.items():  # what is missing, or wrong, is said before the long work
-        if importlib.util.find_spec(module) is None:
-            raise SigmelError(f"sigmel routing needs {package}: pip install {package}")
-    pyplot = load_pyplot()
-    rows = read_rows(args.manifest)[: args.utterances]
-    if args.phones:
-        rows = _with_phones(rows, args.phones)
-    for row in rows:
-        phones_of(row)
-    if any(row["text"].split() for row in rows):
-        load_kaldialign()
-    with atomic_dir(args.output) as folder:
-        model = load(args.model)
-        rows.sort(key=lambda row: row["duration"], reverse=True)  # batches of like lengths
-        routed = collect(model, rows, args.batch_size)
-        found, tables = describe(routed, args.seed)
-        num_experts = [row["experts"] for row in tables["layers"]]
-        paths = count_paths(routed.experts[..., 0]).paths
-        tried = conditions(num_experts, paths, args.shuffles, args.paths, args.noise, args.seed)
-        tables["robustness"] = robustness(model, rows, args.batch_size, tried)
-        summary = {"model": args.model.name, "manifest": args.manifest.name, "utterances": len(routed.utterances)}
-        summary |= {"skipped": len(routed.skipped), "seed": args.seed, **found}
-        if tables["robustness"][0]["wer"] is None:
-            summary["word_error_rate"] = "none: no utterance of the manifest has a text"
+def _html_table(table: Table) -> str:
+    def row(cells: Sequence[str], kind: str) -> str:
+        return "<tr>" + "".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in cells) + "</tr>"
 
-        figures = draw(args.manifest.stem, routed.report, tables)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            pyplot.close(figure)
-        for name, table in tables.items():
-            write_table(folder / f"{name}.csv", table)
-        skipped = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in routed.skipped)
-        (folder / "skipped.jsonl").write_text(skipped, encoding="utf-8")
-        everything = {"summary": summary, "tables": tables, "environment": environment()}
-        (folder / "routing.json").write_text(json.dumps(everything, ensure_ascii=False, indent=1), encoding="utf-8")
-        title = f"Routing of {args.model.name}, {args.manifest.stem}"
-        (folder / "index.html").write_text(page(title, summary, tables, list(figures)), encoding="utf-8")
-    note = f", {len(routed.skipped)} without usable audio (see skipped.jsonl)" if routed.skipped else ""
-    print(f"{args.output / 'index.html'}: {summary['utterances']} utterances, {summary['frames']} frames{note}")
-    return 0
+    head = row([key.replace("_", " ") for key in table[0]], "th")
+    body = [row([_text(value, ".4g") for value in values.values()], "td") for values in table]
+    return "\n".join(["<table>", head, *body, "</table>"])
 
 
-def _with_phones(rows: list[Row], path: Path) -> list[Row]:
-    alignments = read_alignments(path)
-    if not any(row["id"] in alignments for row in rows):
-        raise SigmelError(f"{path}: knows none of the ids of the manifest, such as {rows[0]['id']!r}")
-    return [row | {"phones": alignments.get(row["id"])} for row in rows]
-
-
-def _check(args: argparse.Namespace) -> None:
-    numbers = [("--batch-size", args.batch_size, 1), ("--shuffles", args.shuffles, 0)]
-    numbers += [("--paths", count, 1) for count in args.paths]
-    numbers += [("--noise", deviation, 0) for deviation in args.noise]
-    if args.utterances is not None:
-        numbers.append(("--utterances", args.utterances, 1))
-    for option, value, least in numbers:
-        if not least <= value < math.inf:
-            raise SigmelError(f"{option}: {value} must be at least {least}, and finite")
+def _text(value: Any, precision: str = "") -> str:
+    """What a cell of a table shows: nothing for None, and the values of a list side by side."""
+    values = value if isinstance(value, list) else [value]
+    return " ".join(format(v, precision) if isinstance(v, float) else "" if v is None else str(v) for v in values)

@@ -1,32 +1,32 @@
-"""Plots of an experiment: the training curve, and sounds of the same texts side by side."""
+"""Plots of an experiment: the training curve, and the audio of the same texts side by side."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sigmel.errors import SigmelError
-from sigmel.files.atomic import atomic_dir
+from sigmel.features.pictures import spectrogram
 from sigmel.files.audio import read_audio
-from sigmel.files.manifest import read_rows
-from sigmel.files.pictures import load_pyplot, spectrogram
-from sigmel.routing_study.plots import expert_use, load_per_layer
+from sigmel.files.pictures import load_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def training_curve(metrics: Path) -> Figure:
-    """Plot a ``metrics.csv``: loss, word error rate on the development set, attention norm, learning rate."""
+    """Plot a `metrics.csv`: loss, word error rate on the development set, attention norm, learning rate.
+
+    Raises:
+        SigmelError: the file has no row.
+    """
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
-        raise SigmelError(f"{metrics}: holds no row")
+        raise SigmelError(f"{metrics}: has no row")
 
     def column(name: str) -> tuple[list[int], list[float]]:
         found = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
@@ -54,11 +54,11 @@ def training_curve(metrics: Path) -> Figure:
 
 
 def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -> Figure:
-    """Plot spectrograms of the same texts in several sets, a column a set: speech of a model beside recordings, say.
+    """Plot spectrograms of the same texts in several sets, a column a set: a model's speech beside recordings, say.
 
     Args:
-        rows: set -> id -> row of its manifest; the first set says which texts.
-        count: texts, at most. Default: 3.
+        rows: set -> id -> row of its manifest. The texts are those of the first set.
+        count: number of texts, at most. Default: 3.
     """
     sets, texts = list(rows), list(next(iter(rows.values())))[:count]
     figure, grid = load_pyplot().subplots(
@@ -81,39 +81,3 @@ def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -
     for axes in grid[-1]:
         axes.set(xlabel="seconds")
     return figure
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sigmel plot``."""
-    parser.add_argument("experiment", type=Path, help="folder with metrics.csv and decode/<set>.routing.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the PNG files; must not exist yet")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``sigmel plot``."""
-    metrics = args.experiment / "metrics.csv"
-    if not metrics.is_file():
-        raise SigmelError(f"{metrics}: no such file; train first")
-    figures = {"training": training_curve(metrics)}
-    for path in sorted((args.experiment / "decode").glob("*.routing.json")):
-        name, routing = path.name.removesuffix(".routing.json"), json.loads(path.read_text())
-        figures[f"load_{name}"] = load_per_layer(routing, name)
-        figures[f"experts_{name}"] = expert_use(routing)
-    spoken = args.experiment / "decode/spoken.jsonl"
-    if spoken.is_file():
-        figures["spoken"] = heard_together(_same_texts(spoken))
-    with atomic_dir(args.output) as folder:
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=120)
-    print(f"{args.output}: {', '.join(f'{name}.png' for name in figures)}")
-    return 0
-
-
-def _same_texts(first: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The rows of a decoded set that have sound, and of those beside it that have the same utterances."""
-    rows = {}
-    for path in sorted(first.parent.glob("*.jsonl"), key=lambda path: (path != first, path.name)):
-        if not path.name.endswith(".skipped.jsonl"):
-            rows[path.stem] = {row["id"]: row for row in read_rows(path)}
-    ids = [name for name, row in rows[first.stem].items() if row["duration"]]
-    return {name: {id: of[id] for id in ids} for name, of in rows.items() if of.keys() >= set(ids)}

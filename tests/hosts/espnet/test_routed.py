@@ -15,6 +15,7 @@ from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet import recogniser as hosted
 from sigmel.routing_study import recogniser
+from sigmel.routing_study.statistics import RoutingStatistics, watch_routing
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OURS = {"d_model": 16, "num_layers": 2, "num_heads": 2, "ff_size": 32, "subsampling": "stack", "experts": 3}
@@ -55,7 +56,7 @@ def hybrid(corpus, tmp_path):
 def test_what_needs_no_host_is_the_same_with_it():
     plain, ours = (module.load_recogniser(GOLDEN / "espnet.zip") for module in (recogniser, hosted))
     assert ours.names == plain.names
-    assert (ours.window_stride, ours.subsampling_factor) == (plain.window_stride, plain.subsampling_factor)
+    assert ours.frame_seconds == plain.frame_seconds == 0.04
     waveforms, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
     one, other = plain(waveforms, lengths), ours(waveforms, lengths)
     torch.testing.assert_close(one.hidden, other.hidden, atol=1e-5, rtol=1e-5)
@@ -81,6 +82,20 @@ def test_a_hybrid_of_words_is_heard_through_ctc(hybrid, corpus, tmp_path):
     assert (plain["moved"], plain["change"]) == (0, 0)
     assert shuffled["moved"] > 0
     assert shuffled["change"] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("interctc", [[], [1]])
+def test_the_routing_of_espnets_own_conformer_is_watched(interctc, hybrid):
+    conf = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 2, "experts": 3}
+    conf |= {"interctc_layer_idx": interctc}
+    model = hosted.load_recogniser(hybrid(encoder="omni_router_conformer", encoder_conf=conf))
+    with watch_routing(model.asr) as watched:
+        output = model(torch.randn(2, 16000), torch.tensor([16000, 9000]))
+    statistics = RoutingStatistics()
+    statistics.update(output.routing, output.lengths)
+    assert watched.summary() == statistics.summary()
+    assert (watched.seen, len(watched.summary()["layers"])) == (2, 2)
 
 
 def test_what_cannot_be_looked_into_is_named(hybrid):

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from sigmel.checkpoints import espnet, nemo
-from sigmel.checkpoints.ctc import END, FRONTEND, CTCModel
+from sigmel.checkpoints.checkpoint import END, FRONTEND, CTCModel
 from sigmel.cli import main
 
 FOLDER = Path(__file__).parent

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sigmel.checkpoints import espnet, nemo
-from sigmel.checkpoints.ctc import END
+from sigmel.checkpoints.checkpoint import END
 from sigmel.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -7,13 +7,14 @@ import pytest
 import torch
 from nemo.collections.asr import models
 
-from sigmel.checkpoints.ctc import NeedsHost
+from sigmel.checkpoints.checkpoint import NeedsHost
 from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.files.audio import read_audio
 from sigmel.hosts.nemo.recogniser import NeMoRecogniser
 from sigmel.routing_study import recogniser
-from sigmel.routing_study.disturbance import disturbed, permute
+from sigmel.routing_study.robustness import disturbed, permute
+from sigmel.routing_study.statistics import RoutingStatistics, watch_routing
 
 pytestmark = pytest.mark.xdist_group("nemo")
 
@@ -66,6 +67,18 @@ def test_its_routers_and_texts_are_the_model_s_own(conformer, corpus, audio):
     assert torch.equal(output.lengths, lengths[order])
     for mine, theirs in zip(output.routing, routing, strict=True):
         torch.testing.assert_close(mine.logits[-1], theirs.logits[order][-1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_its_routing_is_watched(conformer, corpus, audio):
+    with watch_routing(conformer) as watched:
+        output = NeMoRecogniser(conformer)(*audio)
+    statistics = RoutingStatistics()
+    statistics.update(output.routing, output.lengths)
+    assert watched.summary() == statistics.summary()
+    assert (watched.seen, len(watched.summary()["layers"])) == (len(corpus.files), 2)
+    row = watched.report([{"duration": 0.8 + 0.3 * number} for number in range(4)])["utterance"]
+    assert (row["duration"], row["frame_seconds"]) == (0.8 + 0.3 * 3, pytest.approx(0.04, rel=0.05))
 
 
 @torch.no_grad()
@@ -145,3 +158,5 @@ def test_an_encoder_that_drops_frames_on_its_way_is_named(conformer_config, audi
     ours = NeMoRecogniser(models.EncDecCTCModel(cfg=config).eval())
     with pytest.raises(SigmelError, match="drops frames between its layers"):
         ours(*audio)
+    with watch_routing(ours.model), pytest.raises(SigmelError, match="drops frames between its layers"):
+        ours.encode(*audio)

@@ -28,9 +28,10 @@ class EspnetRecogniser(RoutedRecogniser):
         asr, rate = model.asr_model, sample_rate(model.asr_train_args.frontend_conf)
         if getattr(asr, "ctc", None) is None:
             raise SigmelError("ctc_weight: 0: a model without CTC hears no token in a frame")
-        super().__init__(asr.encoder, rate, *measure(asr, rate), asr.token_list)
+        window_stride, factor = measure(asr, rate)
+        super().__init__(asr.encoder, rate, window_stride * factor, asr.token_list)
         self.asr = asr
-        self._silent = {asr.token_list[number] for number in (BLANK, asr.sos, asr.eos)}
+        self.silent = {asr.token_list[number] for number in (BLANK, asr.sos, asr.eos)}
         self._tokenizer = model.tokenizer
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,13 +43,9 @@ class EspnetRecogniser(RoutedRecogniser):
         """See `RoutedRecogniser.tokens`."""
         return self.asr.ctc.argmax(hidden)
 
-    def texts(self, hidden: Tensor, lengths: Tensor) -> list[str]:
-        """See `RoutedRecogniser.texts`."""
-        texts = []
-        for heard, length in zip(self.tokens(hidden), lengths, strict=True):
-            spoken = [self.names[token] for token in heard[:length].unique_consecutive().tolist()]
-            texts.append(self._tokenizer.tokens2text([token for token in spoken if token not in self._silent]))
-        return texts
+    def spell(self, tokens: list[str]) -> str:
+        """See `RoutedRecogniser.spell`."""
+        return self._tokenizer.tokens2text(tokens)
 
 
 def load_recogniser(path: Path) -> EspnetRecogniser:

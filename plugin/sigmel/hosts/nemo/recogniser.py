@@ -43,11 +43,11 @@ class NeMoRecogniser(RoutedRecogniser):
             decoding = model.decoding
         else:
             raise SigmelError(f"target: {kind.__name__} is none of NeMo's CTC, transducer and hybrid models")
+        window_stride = model.cfg.preprocessor.get("window_stride", 0.01)  # NeMo's default
         super().__init__(
             model.encoder,
             int(model.preprocessor._sample_rate),
-            float(model.cfg.preprocessor.get("window_stride", 0.01)),  # NeMo's default
-            int(model.encoder.subsampling_factor),
+            float(window_stride) * int(model.encoder.subsampling_factor),
             [] if head is None else ["<blank>", *head.vocabulary],
         )
         self.model = model

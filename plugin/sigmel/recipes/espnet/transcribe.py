@@ -42,8 +42,8 @@ class EspnetTranscriber(Transcriber):
         if timestamps and getattr(self.module, "ctc", None) is None:
             raise SigmelError("--timestamps: a model without CTC (ctc_weight: 0) has none; one with CTC does")
         self.sample_rate = sample_rate(model.asr_train_args.frontend_conf)
-        self.window_stride, factor = measure(self.module, self.sample_rate)
-        self._frame_seconds = self.window_stride * factor
+        window_stride, factor = measure(self.module, self.sample_rate)
+        self._frame_seconds = window_stride * factor
         self._tokens = _tokens_of(model)
 
     @torch.inference_mode()

@@ -49,12 +49,11 @@ class NemoTranscriber(Transcriber):
     def __init__(self, model: ModelPT, timestamps: bool = False) -> None:
         self.module, self.timestamps = model, timestamps
         if isinstance(model, DMelLMModel):
-            self.sample_rate, self.window_stride = model.dmel.sample_rate, model.dmel.config["hop_ms"] / 1000
+            self.sample_rate = model.dmel.sample_rate
             if timestamps:
                 raise SigmelError("--timestamps: a language model over dMel has none; models with CTC or RNN-T do")
         elif isinstance(model, ASRModel):
             self.sample_rate = int(model.preprocessor._sample_rate)
-            self.window_stride = float(model.cfg.preprocessor.get("window_stride", 0.01))  # NeMo's default
         else:
             raise SigmelError(f"{type(model).__name__} does not transcribe")
 

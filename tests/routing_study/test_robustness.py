@@ -5,8 +5,8 @@ import torch
 
 from sigmel.errors import SigmelError
 from sigmel.models.encoder import OmniRouterEncoder
-from sigmel.routing_study.disturbance import disturbed, noise, permute, restrict, shuffle
 from sigmel.routing_study.paths import count_paths
+from sigmel.routing_study.robustness import disturbed, noise, permute, restrict, shuffle
 
 LENGTHS = torch.tensor([40, 29])
 
