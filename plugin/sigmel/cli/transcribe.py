@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from sigmel.checkpoints import host_of
@@ -59,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
                 raise SigmelError(f"{', '.join(args.inputs)}: two manifests have the same name")
         else:
             rows = [row for name in args.inputs for row in _rows(name, Path(folder))]
-        model = program(args.host or host_of(args.model), "transcribe").load(
-            args.model, args.graph, args.timestamps, **decoding_options(args)
-        )
+        with redirect_stdout(sys.stderr):  # toolkits talk while they are loaded
+            load = program(args.host or host_of(args.model), "transcribe").load
+            model = load(args.model, args.graph, args.timestamps, **decoding_options(args))
         if not args.output:
             return 0 if _print(model, rows, args.batch_size, args.json) else 1
         with atomic_dir(args.output) as output:

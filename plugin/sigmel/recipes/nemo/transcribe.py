@@ -67,7 +67,7 @@ class NemoTranscriber(Transcriber):
                 timestamps = {"timestamps": True, "return_hypotheses": True} if self.timestamps else {}
                 config = TranscribeConfig(verbose=False, **timestamps)
                 found = self.module.transcribe(loader, override_config=config)
-        return [Transcript(hypothesis.text, self._words(hypothesis)) for hypothesis in found]
+        return [Transcript(hypothesis.text, self._words(hypothesis)) for hypothesis in found or ()]  # None: no batch
 
     def _words(self, hypothesis: Any) -> list[Word]:
         words = hypothesis.timestamp["word"] if self.timestamps and hypothesis.text else []
