@@ -14,8 +14,8 @@ import urllib.parse
 from venv import fetch, make_venv  # the file beside this one, not the library
 
 K2, TORCH = "1.23.4", "1.13.1"
-BESIDE = ["numpy<2", "kaldifst>=1.8.3", "kaldi-decoder>=0.3.2", "hypothesis", "pytest", "soundfile"]
-BESIDE += ["kaldialign", "tqdm"]  # for benchmarks/fsa.py
+BESIDE = ["numpy<2", "kaldifst>=1.8.3", "kaldi-decoder>=0.3.2", "pyyaml", "sentencepiece", "soundfile", "tqdm"]
+BESIDE += ["hypothesis", "pytest", "kaldialign"]  # for tests and benchmarks/fsa.py
 
 
 def main(venv):

@@ -33,7 +33,6 @@ def libraries(monkeypatch):
             "LIBRARIES",
             {name: doctor.Library(*pair, "test", "pip install it") for name, pair in found.items()},
         )
-        monkeypatch.setattr(doctor, "REQUIRED", ())
 
     return replace
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigmel.cli import main
 from sigmel.errors import SigmelError
 from sigmel.files.manifest import Utterance, write_manifest
-from sigmel.tokens.text import TYPES, load_tokenizer, main, train_tokenizer, uncovered
+from sigmel.tokens.text import TYPES, load_tokenizer, train_tokenizer, uncovered
 
 TEXTS = ["one two three", "four five six", "seven eight nine ten", "two two"] * 5
 
@@ -69,5 +70,5 @@ def test_the_command_reads_manifests(tmp_path, capsys):
     utterances = [Utterance(str(n), "a.wav", 1.0, text) for n, text in enumerate(TEXTS)]
     write_manifest(tmp_path / "train.jsonl", utterances)
     options = ["--output", str(tmp_path / "tokenizer"), "--type", "word"]
-    assert main([str(tmp_path / "train.jsonl"), *options]) == 0
+    assert main(["tokenizer", str(tmp_path / "train.jsonl"), *options]) == 0
     assert "11 pieces (word) from 20 transcripts" in capsys.readouterr().out

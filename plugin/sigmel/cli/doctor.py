@@ -6,7 +6,6 @@ Libraries are imported in processes of their own: some take twenty seconds, and 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import os
@@ -26,16 +25,15 @@ from sigmel.cli.table import table
 from sigmel.errors import SigmelError
 
 IMPORT_SECONDS = 180
-REQUIRED = ("torch", "soundfile")
 
 
 class Library(NamedTuple):
-    """What sigmel may use.
+    """A library that sigmel may use.
 
     Attributes:
-        module: what is imported to see whether it works.
+        module: imported to see whether the library works.
         distribution: its name for pip.
-        use: what it is for.
+        use: its purpose; "required" if nothing works without it.
         install: how to get it.
     """
 
@@ -48,29 +46,37 @@ class Library(NamedTuple):
 LIBRARIES = {
     "torch": Library("torch", "torch", "required", "pip install torch"),
     "soundfile": Library("soundfile", "soundfile", "required", "pip install soundfile"),
+    "sentencepiece": Library("sentencepiece", "sentencepiece", "required", "pip install sentencepiece"),
+    "yaml": Library("yaml", "pyyaml", "required", "pip install pyyaml"),
+    "tqdm": Library("tqdm", "tqdm", "required", "pip install tqdm"),
+    "kaldifst": Library("kaldifst", "kaldifst", "decoding", "pip install kaldifst"),
+    "kaldi_decoder": Library("kaldi_decoder", "kaldi-decoder", "decoding", "pip install kaldi-decoder"),
+    "k2": Library("k2", "k2", "decoding", ""),  # see _k2_wheel()
+    "transformers": Library("transformers", "transformers", "rescoring", "pip install transformers"),
     "nemo": Library("nemo.collections.asr", "nemo_toolkit", "host", "pip install 'sigmel[nemo]'"),
     "lightning": Library("lightning.pytorch", "lightning", "host", "pip install 'sigmel[nemo]'"),
     "espnet": Library("espnet2", "espnet", "host", "pip install espnet, in an environment without NeMo"),
-    "espeakng_loader": Library("espeakng_loader", "espeakng-loader", "voices", "pip install 'sigmel[espeak]'"),
     "soxr": Library("soxr", "soxr", "resampling", "pip install 'sigmel[recipes]'"),
+    "scipy": Library("scipy", "scipy", "augmentation", "pip install 'sigmel[recipes]'"),
+    "pooch": Library("pooch", "pooch", "downloads", "pip install 'sigmel[recipes]'"),
+    "espeakng_loader": Library("espeakng_loader", "espeakng-loader", "voices", "pip install 'sigmel[espeak]'"),
     "kaldialign": Library("kaldialign", "kaldialign", "scoring", "pip install 'sigmel[score]'"),
-    "jiwer": Library("jiwer", "jiwer", "tests", "pip install 'sigmel[test]'"),
     "matplotlib": Library("matplotlib.figure", "matplotlib", "plots", "pip install 'sigmel[plot]'"),
-    "onnxruntime": Library("onnxruntime", "onnxruntime", "tests", "pip install 'sigmel[test]'"),
-    "k2": Library("k2", "k2", "decoding", ""),  # see _k2_wheel()
+    "distributed": Library("distributed", "distributed", "clusters", "pip install 'sigmel[dask]'"),
     "triton": Library("triton", "triton", "GPU kernels", "comes with the CUDA builds of torch for Linux"),
+    "jiwer": Library("jiwer", "jiwer", "tests", "pip install 'sigmel[test]'"),
+    "onnxruntime": Library("onnxruntime", "onnxruntime", "tests", "pip install 'sigmel[test]'"),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What was found of one library.
+class Finding(NamedTuple):
+    """The state of one library.
 
     Attributes:
         name: a key of `LIBRARIES`.
-        use: what it is for.
+        use: its purpose.
         version: the installed one, or "-".
-        state: `ok`, `broken` or `not installed`.
+        state: "ok", "broken" or "not installed".
         note: why it is broken, or how to get it.
     """
 
@@ -82,6 +88,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `sigmel doctor`."""
     parser.add_argument(
         "--require",
         action="append",
@@ -92,9 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Prints what was found; 1 when something installed is broken or something required is missing, 0 otherwise."""
-    required = [*REQUIRED, *arguments.require]
+def run(args: argparse.Namespace) -> int:
+    """Print what is found; 1 if something installed is broken or something required is missing, 0 otherwise."""
+    required = [*(name for name, library in LIBRARIES.items() if library.use == "required"), *args.require]
     for name in required:
         if name != "gpu" and name not in LIBRARIES:
             raise SigmelError(
@@ -121,11 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
         "platform": platform.platform(),
         "torch": torch,
         "gpu": gpus,
-        "libraries": [dataclasses.asdict(found) for found in findings],
+        "libraries": [found._asdict() for found in findings],
         "kernels": _kernels(["cpu", "cuda"] if gpus else ["cpu"], compiled.result()),
         "problems": problems,
     }
-    print(json.dumps(report, indent=2) if arguments.json else _text(report))
+    print(json.dumps(report, indent=2) if args.json else _text(report))
     return 1 if problems else 0
 
 
@@ -145,7 +152,7 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _examine(name: str) -> Finding:
-    """Looks for a library and, if it is installed, imports it."""
+    """Look for a library and, if it is installed, import it."""
     library = LIBRARIES[name]
     try:
         installed = version(library.distribution)
@@ -158,40 +165,55 @@ def _examine(name: str) -> Finding:
 
 
 def _k2_wheel() -> str:
-    """Where the wheels of k2 are, asked in a process of its own because the module that knows imports torch."""
-    output, _ = _python("from sigmel.decoding.search.k2_backend import k2_wheel; print(k2_wheel())")
-    return output.strip()
+    """Where the wheels of k2 are; only a module that imports torch knows."""
+    found, problem = _ask("from sigmel.decoding.search.k2_backend import k2_wheel", "k2_wheel()")
+    return found or problem
 
 
 def _torch_facts() -> tuple[str, list[str]]:
-    """torch's version and build in words, and the GPUs it finds."""
-    output, _ = _python(
-        "import json, torch; cuda = torch.cuda; "
-        "print(json.dumps([torch.__version__, torch.version.cuda, "
-        "[cuda.get_device_name(i) for i in range(cuda.device_count())]]))"
-    )
-    if not output:
+    """The version and build of torch, and the GPUs that torch finds."""
+    gpus = "[cuda.get_device_name(i) for i in range(cuda.device_count())]"
+    found, _ = _ask("import torch; cuda = torch.cuda", f"[torch.__version__, torch.version.cuda, {gpus}]")
+    if not found:
         return "broken", []
-    found, cuda, gpus = json.loads(output.splitlines()[-1])
-    return f"{found} ({f'CUDA {cuda}' if cuda else 'CPU build'})", gpus
+    version, cuda, names = found
+    return f"{version} ({f'CUDA {cuda}' if cuda else 'CPU build'})", names
 
 
 def _plugin_problems() -> list[str]:
-    """Everything registered that cannot be loaded."""
-    output, problem = _python(
-        "import json\n"
+    """Why registered classes cannot be loaded."""
+    code = (
         "from sigmel import registry\n"
         "problems = set()\n"
         "for entry in registry.entries():\n"
         "    try: registry.get(entry.kind, entry.name)\n"
-        "    except registry.RegistryError as error: problems.add(str(error))\n"
-        "print(json.dumps(sorted(problems)))"
+        "    except registry.RegistryError as error: problems.add(str(error))"
     )
-    return json.loads(output.splitlines()[-1]) if output else [f"loading the registered classes: {problem}"]
+    found, problem = _ask(code, "sorted(problems)")
+    return [f"loading the registered classes: {problem}"] if problem else found
+
+
+def _compile_problems() -> dict[str, str]:
+    """Why the C++ of ops cannot be compiled here; compiles the C++ that is not compiled yet."""
+    code = (
+        "import sigmel.ops\n"
+        "from pathlib import Path\n"
+        "from sigmel.ops.native import native\n"
+        "sources = Path(sigmel.ops.__file__).parent.glob('*/cpu.cpp')\n"
+        "problems = {source.parent.name: native(source).problem for source in sources}"
+    )
+    found, _ = _ask(code, "{op: problem for op, problem in problems.items() if problem}")
+    return found or {}
+
+
+def _ask(code: str, expression: str) -> tuple[Any, str]:
+    """Run code in a Python of its own: the value of an expression after it, and why that failed ("" if it did not)."""
+    output, problem = _python(f"{code}\nimport json; print(json.dumps({expression}))")
+    return (None, problem) if problem else (json.loads(output.splitlines()[-1]), "")
 
 
 def _python(code: str) -> tuple[str, str]:
-    """Runs code in a Python of its own: what it printed, and why it failed ("" if it did not)."""
+    """Run code in a Python of its own: its output, and why it failed ("" if it did not)."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS
@@ -206,22 +228,9 @@ def _python(code: str) -> tuple[str, str]:
     return "", lines[-1] if lines else f"exited with status {done.returncode} while it was imported"
 
 
-def _compile_problems() -> dict[str, str]:
-    """Why the C++ of an op cannot be compiled here, of each op for which that is so; compiles what is not yet."""
-    output, _ = _python(
-        "import json, sigmel.ops\n"
-        "from pathlib import Path\n"
-        "from sigmel.ops.native import native\n"
-        "sources = Path(sigmel.ops.__file__).parent.glob('*/cpu.cpp')\n"
-        "problems = {source.parent.name: native(source).problem for source in sources}\n"
-        "print(json.dumps({op: problem for op, problem in problems.items() if problem}))"
-    )
-    return json.loads(output.splitlines()[-1]) if output else {}
-
-
 def _kernels(devices: Iterable[str], broken: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """The implementation of each op on each device: the device's own, if the op's folder has one, or the reference."""
-    spec = importlib.util.find_spec("sigmel.ops")  # Importing it would import torch, which may be what is broken.
+    spec = importlib.util.find_spec("sigmel.ops")  # importing sigmel.ops would import torch, which may be broken
     kernels = {}
     for folder in spec.submodule_search_locations or [] if spec else []:
         for op in pkgutil.iter_modules([folder]):

@@ -1,8 +1,6 @@
-"""Subword tokenizers (SentencePiece) trained on the text of manifests.
+"""Text tokenizers (SentencePiece), as folders that both hosts can read.
 
-`python -m sigmel.tokens.text train.jsonl --output DIR --type unigram --vocab-size 64` writes `tokenizer.model`,
-`tokenizer.vocab` and `vocab.txt` into DIR: the folder that NeMo's `tokenizer: {dir: DIR, type: bpe}` wants. The
-folder appears only when it is complete.
+A folder has `tokenizer.model`, `tokenizer.vocab` and `vocab.txt`, as NeMo's `tokenizer: {dir: DIR, type: bpe}` wants.
 
 Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer and detokenizer for neural
 text processing" (https://arxiv.org/abs/1808.06226).
@@ -10,18 +8,13 @@ text processing" (https://arxiv.org/abs/1808.06226).
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sigmel.errors import SigmelError, exit_status
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
-from sigmel.files.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 TYPES = ("unigram", "bpe", "char", "word")
 
@@ -31,10 +24,10 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
 
     Args:
         texts: the transcripts; empty ones are ignored.
-        folder: where to write it; must not exist yet.
-        model_type: "unigram", "bpe", "char" or "word".
-        vocab_size: how many pieces, `<unk>` included; fewer are made when the text does not hold that many. Not
-            used by "char" and "word", whose size is that of the text's alphabet or vocabulary.
+        folder: written when the tokenizer is complete; must not exist yet.
+        model_type: "unigram", "bpe", "char" or "word". Default: "unigram".
+        vocab_size: number of pieces, `<unk>` included; a small text gives fewer. Unused by "char" and "word", whose
+            size is that of the text's alphabet or vocabulary. Default: 64.
 
     Returns:
         The number of pieces.
@@ -42,7 +35,6 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
     Raises:
         SigmelError: no text, an unknown type, or a vocabulary smaller than the text's alphabet.
     """
-    sentencepiece = _sentencepiece()
     if model_type not in TYPES:
         raise SigmelError(f"tokenizer type {model_type!r} is unknown; one of {', '.join(TYPES)}")
     sentences = [text for text in texts if text.strip()]
@@ -60,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
         vocab_size = len(alphabet) + 1
 
     with atomic_dir(folder) as temporary:
-        sentencepiece.SentencePieceTrainer.train(
+        SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_prefix=str(temporary / "tokenizer"),
             model_type=model_type,
@@ -84,44 +76,21 @@ def train_tokenizer(texts: Iterable[str], folder: Path, model_type: str = "unigr
 
 
 def load_tokenizer(path: Path) -> SentencePieceProcessor:
-    """Load a tokenizer: a file, or the `tokenizer.model` of a folder."""
-    sentencepiece = _sentencepiece()
+    """Load a tokenizer: a file, or the `tokenizer.model` of a folder.
+
+    Raises:
+        SigmelError: there is no such file, or the file is not a SentencePiece model.
+    """
     path = Path(path) / "tokenizer.model" if Path(path).suffix != ".model" else Path(path)
     if not path.is_file():
-        raise SigmelError(f"{path}: no such file; train a tokenizer first (python -m sigmel.tokens.text)")
+        raise SigmelError(f"{path}: no such file; train a tokenizer first (sigmel tokenizer)")
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+        return SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise SigmelError(f"{path}: not a SentencePiece model") from error
 
 
 def uncovered(processor: SentencePieceProcessor, text: str) -> list[str]:
-    """Return the parts of `text` that the tokenizer has no piece for."""
+    """The parts of a text that the tokenizer has no piece for."""
     pieces = processor.encode(text, out_type=str)
     return [piece for piece in pieces if processor.is_unknown(processor.piece_to_id(piece))]
-
-
-def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise SigmelError("tokenizers need SentencePiece: pip install sentencepiece") from error
-    return sentencepiece
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train a tokenizer from the command line."""
-    parser = argparse.ArgumentParser(description="Train a SentencePiece tokenizer on the text of manifests.")
-    parser.add_argument("manifests", nargs="+", type=Path, help="manifests (JSON lines) with the field `text`")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write; must not exist yet")
-    parser.add_argument("--type", choices=TYPES, default="unigram", help="default: %(default)s")
-    parser.add_argument("--vocab-size", type=int, default=64, help="number of pieces (default: %(default)s)")
-    args = parser.parse_args(argv)
-    texts = [utterance.text for manifest in args.manifests for utterance in read_manifest(manifest)]
-    size = train_tokenizer(texts, args.output, args.type, args.vocab_size)
-    print(f"{args.output}: {size} pieces ({args.type}) from {len(texts)} transcripts")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))

@@ -33,9 +33,8 @@ def test_registering_again_changes_nothing():
 
 
 def test_print_config_shows_our_options():
-    command = Path(sys.executable).with_name("sigmel-espnet")
     options = ["--print_config", "--encoder", "omni_router", "--model", "sigmel_asr"]
-    shown = subprocess.run([command, "asr_train", *options], capture_output=True, text=True).stdout
+    shown = python("-m", "sigmel.cli", "espnet", "asr_train", *options).stdout
     assert "encoder: omni_router\nencoder_conf:\n    d_model: 256\n" in shown
     assert "    routing: omni\n" in shown
     assert "    ctc_weight: 0.5\n" in shown
@@ -99,7 +98,7 @@ def python(*arguments):
 
 def test_registration_imports_nothing_of_the_host_and_serves_a_task_imported_later():
     code = (
-        "import sys; from sigmel.hosts.registration import espnet as espnet_registration as r; r.register()\n"
+        "import sys; from sigmel.hosts.registration import espnet as r; r.register()\n"
         "assert not {'torch', 'espnet2'} & set(sys.modules)\n"
         "from espnet2.tasks.enh_s2t import EnhS2TTask, asr_encoder_choices\n"
         "print('found', 'omni_router' in asr_encoder_choices.choices())"
@@ -145,14 +144,18 @@ def child():
 """
 
 
-def test_spawned_workers_find_our_classes(tmp_path):
+RUNNER = "import sys; from sigmel.hosts.espnet.runner import run_module; run_module('spawning', sys.argv[1:])"
+
+
+@pytest.mark.parametrize("way", [["-m", "sigmel.hosts.espnet.runner", "-m", "spawning"], ["-c", RUNNER]])
+def test_spawned_workers_find_our_classes(tmp_path, way):
     (tmp_path / "spawning.py").write_text(SPAWNING)
     (tmp_path / "job.py").write_text(JOB)  # as ESPnet, which spawns what stands in its own modules
     done = subprocess.run(
-        [sys.executable, "-m", "sigmel.hosts.espnet.runner", "-m", "spawning", "--option"],
+        [sys.executable, *way, "--option"],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
     )
     assert "exit 0 ['--option']" in done.stdout, done.stdout + done.stderr
 
@@ -169,6 +172,36 @@ def test_the_runner_stands_in_for_python(arguments, status, stream, text):
     done = python("-m", "sigmel.hosts.espnet.runner", *arguments)
     assert done.returncode == status
     assert text in getattr(done, stream)
+
+
+@pytest.mark.parametrize("program", [["no_such"], ["-x"], []])
+def test_programs_that_espnet_lacks_are_named(program):
+    done = python("-m", "sigmel.cli", "espnet", *program)
+    assert done.returncode == 2
+    assert (
+        "espnet2.bin.no_such: no such module here" if "no_such" in program else "usage: sigmel espnet"
+    ) in done.stderr
+    command = Path(sys.executable).with_name("sigmel-espnet")
+    alias = subprocess.run([command, *program], capture_output=True, text=True)
+    assert (alias.returncode, "no_such" in alias.stderr) == (2, "no_such" in program)
+
+
+def test_names_of_an_older_sigmel_work(tmp_path):
+    """The file that an older `sigmel espnet enable` wrote, and the hook in the metadata of an older installation."""
+    (tmp_path / "sigmel_espnet.pth").write_text(
+        "import sys; exec('try:\\n    from sigmel.hosts.espnet_registration import register\\n"
+        "except ImportError:\\n    pass\\nelse:\\n    register()')\n"
+    )
+    code = (
+        f"import site, sys; site.addsitedir({str(tmp_path)!r})\n"
+        "from sigmel.hosts.nemo_registration import callbacks_factory\n"
+        "print([type(finder).__name__ for finder in sys.meta_path], callbacks_factory())\n"
+        "sys.exit(bool({'torch', 'espnet2', 'nemo'} & set(sys.modules)))"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "TaskFinder" in done.stdout
+    assert done.stdout.endswith(" []\n")
 
 
 def test_the_opt_in_hook_serves_espnets_own_programs(tmp_path, monkeypatch, capsys):

@@ -1,8 +1,8 @@
 """Runs an ESPnet program with sigmel's classes among its choices.
 
-Two ways to the same end. `sigmel-espnet asr_train --config train.yaml ...` runs `espnet2.bin.asr_train`; and
-`python -m sigmel.hosts.espnet.runner -m espnet2.bin.asr_train ...` stands where `python3` stood, so that
-`./run.sh --python "python3 -m sigmel.hosts.espnet.runner"` drives an unmodified recipe.
+`sigmel espnet asr_train --config train.yaml ...` runs `espnet2.bin.asr_train`; `sigmel-espnet` is an alias of
+`sigmel espnet`. And `python -m sigmel.hosts.espnet.runner -m espnet2.bin.asr_train ...` stands where `python3` stood,
+so that `./run.sh --python "python3 -m sigmel.hosts.espnet.runner"` drives an unmodified recipe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sigmel.hosts.registration import espnet as espnet_registration
 # At the top of the module: a spawned worker imports it anew, and must find our classes too.
 espnet_registration.register()
 
-OURS = {"asr_inference_graph": "sigmel.hosts.espnet.asr_inference_graph"}  # programs that ESPnet has not
+OURS = {"asr_inference_graph": "sigmel.hosts.espnet.asr_inference_graph"}  # programs that ESPnet lacks
 USAGE = "usage: python -m sigmel.hosts.espnet.runner -m MODULE ARGUMENT... | SCRIPT ARGUMENT... | -c CODE"
 
 
@@ -30,7 +30,7 @@ def run_module(module: str, arguments: list[str]) -> None:
     if find_spec(module) is None:
         raise SigmelError(f"{module}: no such module here; is ESPnet installed? (sigmel doctor)")
     sys.argv = [module, *arguments]
-    sys.modules["__main__"] = sys.modules["sigmel.hosts.espnet.runner"]  # which spawned workers then import
+    sys.modules["__main__"] = sys.modules[__name__]  # spawned workers import this module then, which registers
     runpy.run_module(module, run_name="__main__", alter_sys=False)
 
 
@@ -40,6 +40,8 @@ def run_program(program: str, arguments: list[str]) -> None:
     Raises:
         SigmelError: there is no such program.
     """
+    if not program.isidentifier():
+        raise SigmelError("usage: sigmel espnet PROGRAM ARGUMENT...   (asr_train, asr_inference, pack, ...)")
     run_module(OURS.get(program, f"espnet2.bin.{program}"), arguments)
 
 
@@ -47,7 +49,7 @@ def run(arguments: list[str]) -> None:
     """Run what `python3 ARGUMENTS` would: a module, a script or a line of code.
 
     Raises:
-        SigmelError: none of these is named.
+        SigmelError: neither a module, a script nor code is given.
     """
     match arguments:
         case ["-m", module, *rest]:
@@ -63,13 +65,9 @@ def run(arguments: list[str]) -> None:
 
 
 def console() -> int:
-    """The command `sigmel-espnet`: `sigmel-espnet asr_train ...` is `espnet2.bin.asr_train` with our classes."""
-    match sys.argv[1:]:
-        case [program, *rest] if not program.startswith("-"):
-            return exit_status(lambda: run_program(program, rest))
-        case _:
-            print("usage: sigmel-espnet PROGRAM ARGUMENT...   (asr_train, asr_inference, pack, ...)", file=sys.stderr)
-            return 2
+    """The command `sigmel-espnet PROGRAM ARGUMENT...`, an alias of `sigmel espnet`."""
+    program, *arguments = sys.argv[1:] or [""]
+    return exit_status(lambda: run_program(program, arguments))
 
 
 if __name__ == "__main__":
