@@ -2,8 +2,7 @@
 
 import pytest
 
-from sigmel.decoding.graph.lexicon import read_lexicon
-from sigmel.decoding.graph.tokens import read_tokens
+from sigmel.decoding.graph.tokens import characters, read_tokens
 from sigmel.errors import SigmelError
 from sigmel.tokens.text import train_tokenizer
 
@@ -63,8 +62,8 @@ def test_broken_files(tmp_path, text, options, message):
 def test_a_lexicon_is_read(tmp_path):
     path = tmp_path / "lexicon.txt"
     path.write_text("read r eh d\nread r iy d\nread r eh d\n\nreed\tr iy d\n")
-    lexicon = read_lexicon(path, ["<blk>", "r", "eh", "iy", "d"])
-    assert lexicon.spellings == {"read": [(1, 2, 4), (1, 3, 4)], "reed": [(1, 3, 4)]}
+    lexicon = characters(["<blk>", "r", "eh", "iy", "d"], 0).read_lexicon(path)
+    assert lexicon.spellings == {"read": ((1, 2, 4), (1, 3, 4)), "reed": ((1, 3, 4),)}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +74,4 @@ def test_broken_lexicons(tmp_path, text, message):
     path = tmp_path / "lexicon.txt"
     path.write_text(text)
     with pytest.raises(SigmelError, match=message):
-        read_lexicon(path, ["<blk>", "x"])
-    with pytest.raises(SigmelError, match="separator '_' is no token"):
-        read_lexicon(path, ["<blk>", "x"], "_")
+        characters(["<blk>", "x"], 0).read_lexicon(path)

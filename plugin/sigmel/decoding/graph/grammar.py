@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from sigmel.decoding.graph.graph import EPSILON, Graph
+from sigmel.decoding.graph.graph import EPSILON, Graph, GraphBuilder
 from sigmel.decoding.graph.openfst import determinized
 from sigmel.errors import SigmelError
 
@@ -38,7 +38,7 @@ class Node:
     """A part of a grammar.
 
     Attributes:
-        kind: word, rule, sequence, choice, optional, star or plus.
+        kind: word, rule, sequence, choice or plus.
         name: the word, or the name of the rule.
         parts: the nodes that this node is made of.
         scores: logarithm of the probability of each part of a choice.
@@ -83,58 +83,41 @@ class Grammar:
             numbers: the number of each word.
             backoff: not used; a grammar does not back off.
         """
-        arcs = _Arcs(self.rules, numbers)
-        end = arcs.add(self.rules[self.start], 0)
-        final = [-math.inf] * arcs.states
-        final[end] = 0.0
-        src, dst, label, score = zip(*arcs.arcs, strict=True) if arcs.arcs else ((), (), (), ())
-        return determinized(Graph.from_arcs(src, dst, label, label, score, final))
+        builder = GraphBuilder()
+        builder.final[self._add(builder, self.rules[self.start], 0, numbers)] = 0.0
+        return determinized(builder.graph())
 
-
-@dataclass
-class _Arcs:
-    """The arcs of a grammar, added node by node."""
-
-    rules: Mapping[str, Node]
-    numbers: Mapping[str, int]
-    arcs: list[tuple[int, int, int, float]] = field(default_factory=list)
-    states: int = 1
-
-    def new(self) -> int:
-        self.states += 1
-        return self.states - 1
-
-    def join(self, src: int, dst: int, score: float = 0.0) -> None:
-        self.arcs.append((src, dst, EPSILON, score))
-
-    def add(self, node: Node, src: int) -> int:
-        """Add the arcs of a node, from a state on; return the state where they end."""
+    def _add(self, builder: GraphBuilder, node: Node, src: int, numbers: Mapping[str, int]) -> int:
+        """Add the arcs of a node, from state `src` on; return the state where they end."""
         if node.kind == "rule":
-            return self.add(self.rules[node.name], src)
+            return self._add(builder, self.rules[node.name], src, numbers)
         if node.kind == "sequence":
             for part in node.parts:
-                src = self.add(part, src)
+                src = self._add(builder, part, src, numbers)
             return src
-        dst = self.new()
+        if node.kind == "plus":
+            begin = builder.add_state()
+            builder.add_arc(src, begin, EPSILON)
+            end = self._add(builder, node.parts[0], begin, numbers)
+            builder.add_arc(end, begin, EPSILON)
+            return end
+        dst = builder.add_state()
         if node.kind == "word":
-            self.arcs.append((src, dst, self.numbers[node.name], 0.0))
-        elif node.kind == "choice":
-            for part, score in zip(node.parts, node.scores, strict=True):
-                begin = self.new()
-                self.join(src, begin, score)
-                self.join(self.add(part, begin), dst)
-        elif node.kind == "optional":
-            self.join(src, dst)
-            self.join(self.add(node.parts[0], src), dst)
-        else:  # star or plus
-            begin = self.new()
-            self.join(src, begin)
-            end = self.add(node.parts[0], begin)
-            self.join(end, begin)
-            self.join(end, dst)
-            if node.kind == "star":
-                self.join(src, dst)
+            builder.add_arc(src, dst, numbers[node.name])
+        for part, score in zip(node.parts, node.scores, strict=True):  # of a choice
+            begin = builder.add_state()
+            builder.add_arc(src, begin, EPSILON, score=score)
+            builder.add_arc(self._add(builder, part, begin, numbers), dst, EPSILON)
         return dst
+
+
+def sequence(words: Iterable[str]) -> Node:
+    """The node of words one after the other."""
+    return Node("sequence", parts=tuple(Node("word", word) for word in words))
+
+
+def _optional(node: Node) -> Node:
+    return Node("choice", parts=(node, Node("sequence")), scores=(0.0, 0.0))
 
 
 def read_grammar(path: Path, classes: Mapping[str, Node] | None = None) -> Grammar:
@@ -257,13 +240,14 @@ class _Parser:
                 parts.append(self._choice())
                 self._expect("mark", "')'", ")")
             elif self._accept("mark", "["):
-                parts.append(Node("optional", parts=(self._choice(),)))
+                parts.append(_optional(self._choice()))
                 self._expect("mark", "']'", "]")
             else:
                 break
-            for mark, kind in (("*", "star"), ("+", "plus")):
-                if self._accept("mark", mark):
-                    parts[-1] = Node(kind, parts=(parts[-1],))
+            if self._accept("mark", "*"):
+                parts[-1] = _optional(Node("plus", parts=(parts[-1],)))
+            if self._accept("mark", "+"):
+                parts[-1] = Node("plus", parts=(parts[-1],))
         if not parts:
             self._fail(f"a word or a rule is due before {self.tokens[self.at][1]!r}")
         return parts[0] if len(parts) == 1 else Node("sequence", parts=tuple(parts))

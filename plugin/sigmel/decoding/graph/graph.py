@@ -5,8 +5,10 @@ Mohri, Pereira and Riley, "Weighted finite-state transducers in speech recogniti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,44 @@ class Graph:
             name = f"{labels[label]}:{words[aux]}" + (f"/{score:.3g}" if score else "")
             lines.append(f'  {src} -> {dst} [label="{_quoted(name)}"];')
         return "\n".join([*lines, "}"]) + "\n"
+
+
+class GraphBuilder:
+    """A graph that is made arc by arc; state 0 is the start.
+
+    Attributes:
+        final: score of ending in each state; -inf for a new state.
+    """
+
+    def __init__(self) -> None:
+        self.final = [-math.inf]
+        self._arcs: list[tuple[int, int, int, int, float]] = []
+
+    def add_state(self) -> int:
+        """Add a state; return its number."""
+        self.final.append(-math.inf)
+        return len(self.final) - 1
+
+    def add_arc(self, src: int, dst: int, label: int, aux: int | None = None, score: float = 0.0) -> None:
+        """Add an arc, which without `aux` writes its label."""
+        self._arcs.append((src, dst, label, label if aux is None else aux, score))
+
+    def add_path(
+        self,
+        src: int,
+        dst: int,
+        labels: Sequence[int],
+        aux: Sequence[int] | None = None,
+        scores: Sequence[float] | None = None,
+    ) -> None:
+        """Add a path through new states, which without `aux` writes its labels and without `scores` scores 0."""
+        states = [src, *(self.add_state() for _ in labels[1:]), dst]
+        self._arcs += zip(states, states[1:], labels, aux or labels, scores or repeat(0.0), strict=False)
+
+    def graph(self) -> Graph:
+        """The graph of all arcs."""
+        src, dst, label, aux, score = zip(*self._arcs, strict=True) if self._arcs else ((),) * 5
+        return Graph.from_arcs(src, dst, label, aux, score, self.final)
 
 
 def ranges(start: NDArray, count: NDArray) -> NDArray:

@@ -38,27 +38,6 @@ class AnyWords:
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A single sentence.
-
-    Attributes:
-        said: the words of the sentence.
-    """
-
-    said: tuple[str, ...]
-
-    @property
-    def words(self) -> list[str]:
-        """The words of the sentence."""
-        return list(dict.fromkeys(self.said))
-
-    def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """The chain of the words."""
-        label = [numbers[word] for word in self.said]
-        return Graph.linear(label, label)
-
-
-@dataclass(frozen=True)
 class ClassModel:
     """A language model in which some words, written `<name>`, are classes of phrases.
 

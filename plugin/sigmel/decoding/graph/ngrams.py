@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.graph import Graph, GraphBuilder
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 
@@ -95,22 +95,21 @@ class NGramModel:
                 history = history[1:]
             return states[history]
 
-        arcs: list[tuple[int, int, int, float]] = []
-        final = [-math.inf] * len(states)
+        builder = GraphBuilder()
+        builder.final = [-math.inf] * len(states)
         for ngrams in self.ngrams:
             for ngram, (probability, _) in ngrams.items():
                 state, word = states.get(ngram[:-1]), ngram[-1]
                 if state is None or probability == -math.inf:
                     continue
                 if word == END:
-                    final[state] = probability
+                    builder.final[state] = probability
                 elif word in numbers:
-                    arcs.append((state, longest(ngram), numbers[word], probability))
+                    builder.add_arc(state, longest(ngram), numbers[word], score=probability)
         for history, state in states.items():
             if history and (weight := self.ngrams[len(history) - 1][history][1]) > -math.inf:
-                arcs.append((state, longest(history[1:]), backoff, weight))
-        src, dst, label, score = zip(*arcs, strict=True) if arcs else ((),) * 4
-        return Graph.from_arcs(src, dst, label, label, score, final)
+                builder.add_arc(state, longest(history[1:]), backoff, score=weight)
+        return builder.graph()
 
 
 def read_arpa(path: Path) -> NGramModel:

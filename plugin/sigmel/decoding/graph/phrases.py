@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sigmel.decoding.graph.grammar import Node
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.grammar import Node, sequence
+from sigmel.decoding.graph.graph import Graph, GraphBuilder
 from sigmel.decoding.graph.openfst import determinized
 from sigmel.errors import SigmelError
 
@@ -53,8 +53,8 @@ class Phrases:
         """Each class as a rule of a grammar; its phrases are equally likely, apart from their boosts."""
         found = {}
         for name, phrases in self.classes.items():
-            parts = [Node("sequence", parts=tuple(Node("word", word) for word in phrase.words)) for phrase in phrases]
-            found[name] = Node("choice", parts=tuple(parts), scores=tuple(shares(phrases)))
+            parts = tuple(sequence(phrase.words) for phrase in phrases)
+            found[name] = Node("choice", parts=parts, scores=tuple(shares(phrases)))
         return found
 
     def bias(self, numbers: Mapping[str, int], silent: Sequence[int]) -> Graph:
@@ -64,18 +64,14 @@ class Phrases:
             numbers: the number of each word.
             silent: numbers that may stand between any two words and change nothing.
         """
-        every = list(numbers.values())
-        src, dst, label, score = [0] * len(every), [0] * len(every), list(every), [0.0] * len(every)
-        states = 1
+        builder = GraphBuilder()
+        builder.final[0] = 0.0
+        for number in numbers.values():
+            builder.add_arc(0, 0, number)
         for phrase in self.anywhere:
-            inner = range(states, states + len(phrase.words) - 1)
-            states += len(inner)
-            src += [0, *inner]
-            dst += [*inner, 0]
-            label += [numbers[word] for word in phrase.words]
-            score += [0.0] * len(inner) + [phrase.boost * len(phrase.words)]  # only at the end of the phrase
-        final = [0.0] + [-math.inf] * (states - 1)
-        biased = determinized(Graph.from_arcs(src, dst, label, label, score, final))
+            scores = [0.0] * (len(phrase.words) - 1) + [phrase.boost * len(phrase.words)]  # only at the end
+            builder.add_path(0, 0, [numbers[word] for word in phrase.words], scores=scores)
+        biased = determinized(builder.graph())
         loops = np.repeat(np.arange(biased.num_states), len(silent))
         labels = np.tile(silent, biased.num_states)
         return biased.with_arcs(loops, loops, labels, labels, np.zeros(len(loops)))

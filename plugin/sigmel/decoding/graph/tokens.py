@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sigmel.decoding.graph.lexicon import Lexicon, Spelling, read_lexicon, spelled_lexicon
+from sigmel.decoding.graph.lexicon import Lexicon, Spelling
 from sigmel.decoding.graph.phrases import Phrases
 from sigmel.errors import SigmelError
 from sigmel.tokens.text import load_tokenizer
@@ -31,13 +31,43 @@ class ModelTokens:
     spell: Callable[[str], Spelling | None]
     separator: int | None = None
 
-    def lexicon(self, words: list[str]) -> Lexicon:
-        """The lexicon of words as the model spells them."""
-        return spelled_lexicon(words, self.spell, self.separator)
+    def lexicon(self, words: Iterable[str]) -> Lexicon:
+        """The lexicon of words as the model spells them.
+
+        Raises:
+            SigmelError: a word cannot be spelled, or there is no word.
+        """
+        spelled = {word: self.spell(word) for word in dict.fromkeys(words)}
+        if bad := [repr(word) for word, spelling in spelled.items() if not spelling]:
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            raise SigmelError(f"the model's tokens cannot spell {', '.join(bad[:5])}{more}")
+        if not spelled:
+            raise SigmelError("there is no word to spell")
+        return Lexicon({word: (spelling,) for word, spelling in spelled.items() if spelling}, self.separator)
 
     def read_lexicon(self, path: Path) -> Lexicon:
-        """Read a lexicon from a file, see `read_lexicon`."""
-        return read_lexicon(path, self.names, None if self.separator is None else self.names[self.separator])
+        """Read a lexicon: a line has a word and then its tokens, separated by spaces; a word may have several lines.
+
+        Raises:
+            SigmelError: a line has no tokens or a token that the model lacks, or the file has no word.
+        """
+        numbers = {name: number for number, name in enumerate(self.names)}
+        spellings: dict[str, dict[Spelling, None]] = {}
+        for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            word, *spelled = line.split() or [""]
+            if not word:
+                continue
+            if not spelled:
+                raise SigmelError(f"{path}:{at}: {word!r} has no tokens")
+            for token in spelled:
+                if token not in numbers:
+                    raise SigmelError(
+                        f"{path}:{at}: {word!r} is spelled with {token!r}, which is no token of the model"
+                    )
+            spellings.setdefault(word, {})[tuple(numbers[token] for token in spelled)] = None
+        if not spellings:
+            raise SigmelError(f"{path}: the lexicon has no word")
+        return Lexicon({word: tuple(found) for word, found in spellings.items()}, self.separator)
 
     def phrases(self, phrases: Phrases) -> Phrases:
         """Phrases of tokens instead of words; each token gains the boost of a word.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import build
-from sigmel.decoding.graph.language import Sentence
+from sigmel.decoding.graph.grammar import Grammar, sequence
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.hypothesis import Hypothesis, Segment, empty
@@ -48,7 +48,7 @@ def align(
     Raises:
         SigmelError: the lexicon lacks a word.
     """
-    graph = build(tokens, blank, lexicon, Sentence(tuple(words)), topology=topology)
+    graph = build(tokens, blank, lexicon, Grammar({"text": sequence(words)}, "text"), topology=topology)
     return KaldiDecoder(graph, _EVERYTHING).best(log_probs)
 
 
