@@ -58,14 +58,17 @@ def transducer_loss(
 
 
 class _Alignments(torch.autograd.Function):
-    """The sum over all paths through the grid of frames and tokens, one diagonal at a time."""
+    """The sum over all paths through the grid of frames and tokens."""
 
     @staticmethod
     def forward(ctx: Any, waits: Tensor, emits: Tensor, frames: Tensor, tokens: Tensor, fastemit: float) -> Tensor:
-        alpha = _forward(waits.double(), emits.double())
+        begins = torch.full_like(waits, -torch.inf, dtype=torch.float64)
+        begins[:, 0, 0] = 0.0
+        into_frame = F.pad(waits.double()[:, :-1], (0, 0, 1, 0), value=-torch.inf)
+        into_token = F.pad(emits.double()[:, :, :-1], (1, 0), value=-torch.inf)
+        alpha = _sums(begins, into_frame, into_token)
         rows = torch.arange(len(waits), device=waits.device)
-        end = alpha[rows, frames - 1, tokens]
-        total = end + waits.double()[rows, frames - 1, tokens]
+        total = alpha[rows, frames - 1, tokens] + waits.double()[rows, frames - 1, tokens]
         ctx.save_for_backward(waits, emits, frames, tokens, alpha, total)
         ctx.fastemit = fastemit
         return -total.to(waits.dtype)
@@ -80,7 +83,8 @@ class _Alignments(torch.autograd.Function):
         here = here & (torch.arange(width, device=waits.device) <= tokens[:, None, None])
         ends = torch.full_like(waits, -torch.inf)
         ends[rows, frames - 1, tokens] = waits[rows, frames - 1, tokens]
-        beta = _backward(torch.where(here, waits, -torch.inf), emits, ends)
+        backwards = (ends, torch.where(here, waits, -torch.inf), emits)
+        beta = _sums(*(grid.flip(1, 2) for grid in backwards)).flip(1, 2)
         after_wait = F.pad(beta[:, 1:], (0, 0, 0, 1), value=-torch.inf)
         after_wait[rows, frames - 1, tokens] = 0.0
         after_emit = F.pad(beta[:, :, 1:], (0, 1), value=-torch.inf)
@@ -91,34 +95,20 @@ class _Alignments(torch.autograd.Function):
         return (scale * waited).to(grads[0]), (scale * (1 + ctx.fastemit) * emitted).to(grads[0]), None, None, None
 
 
-def _forward(waits: Tensor, emits: Tensor) -> Tensor:
-    """(B, T, U + 1) the sum over all paths from the start to each point of the grid."""
-    _, height, width = waits.shape
-    alpha = torch.full_like(waits, -torch.inf)
-    alpha[:, 0, 0] = 0.0
+def _sums(begins: Tensor, into_frame: Tensor, into_token: Tensor) -> Tensor:
+    """The sum over all paths to each point of a grid, one diagonal after the other.
+
+    Args:
+        begins: (B, T, U + 1) score of beginning at a point.
+        into_frame: (B, T, U + 1) score of the step to a point from the frame before; not used in the first frame.
+        into_token: (B, T, U + 1) score of the step to a point from the token before; not used for the first token.
+    """
+    total = begins.clone()
+    _, height, width = total.shape
     for diagonal in range(1, height + width - 1):
-        t, u = _diagonal(diagonal, height, width, waits.device)
-        earlier, before = (t - 1).clamp(min=0), (u - 1).clamp(min=0)
-        waited = torch.where(t > 0, alpha[:, earlier, u] + waits[:, earlier, u], -torch.inf)
-        emitted = torch.where(u > 0, alpha[:, t, before] + emits[:, t, before], -torch.inf)
-        alpha[:, t, u] = torch.logaddexp(waited, emitted)
-    return alpha
-
-
-def _backward(waits: Tensor, emits: Tensor, ends: Tensor) -> Tensor:
-    """(B, T, U + 1) the sum over all paths from each point of the grid to the end; `ends` has the score of ending."""
-    _, height, width = waits.shape
-    beta = ends.clone()
-    for diagonal in reversed(range(height + width - 1)):
-        t, u = _diagonal(diagonal, height, width, waits.device)
-        later, after = (t + 1).clamp(max=height - 1), (u + 1).clamp(max=width - 1)
-        waited = torch.where(t + 1 < height, waits[:, t, u] + beta[:, later, u], -torch.inf)
-        emitted = torch.where(u + 1 < width, emits[:, t, u] + beta[:, t, after], -torch.inf)
-        beta[:, t, u] = torch.logaddexp(ends[:, t, u], torch.logaddexp(waited, emitted))
-    return beta
-
-
-def _diagonal(number: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The frames and the numbers of tokens, with sum `number`, of the points on a diagonal."""
-    u = torch.arange(max(0, number - height + 1), min(width, number + 1), device=device)
-    return number - u, u
+        u = torch.arange(max(0, diagonal - height + 1), min(width, diagonal + 1), device=total.device)
+        t = diagonal - u
+        waited = torch.where(t > 0, total[:, (t - 1).clamp(min=0), u] + into_frame[:, t, u], -torch.inf)
+        emitted = torch.where(u > 0, total[:, t, (u - 1).clamp(min=0)] + into_token[:, t, u], -torch.inf)
+        total[:, t, u] = torch.logaddexp(begins[:, t, u], torch.logaddexp(waited, emitted))
+    return total

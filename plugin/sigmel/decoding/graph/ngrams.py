@@ -136,16 +136,19 @@ def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
         raise SigmelError(f"{path}: no ARPA file: it has no line \\data\\")
     counts: list[int] = []
     models: list[dict[NGram, tuple[float, float]]] = []
-    ended = False
     for at, line in lines:
         if not line:
             continue
-        if line == "\\end\\":
-            ended = True
-            break
-        if section := re.fullmatch(r"\\(\d+)-grams:", line):
-            if models and len(models[-1]) != counts[len(models) - 1]:
-                raise wrong(at, _miscounted(len(models), counts, models))
+        section = re.fullmatch(r"\\(\d+)-grams:", line)
+        ended = line == "\\end\\"
+        if (section or ended) and models and len(models[-1]) != (count := counts[len(models) - 1]):
+            found = f"there are {len(models[-1])} different ones"
+            raise wrong(at, f"\\data\\ promises {count} {len(models)}-grams, but {found}")
+        if ended:
+            if not models or len(models) < len(counts):
+                raise wrong(at, f"\\data\\ promises {len(counts)} orders, but there are {len(models)}")
+            return NGramModel(models)
+        if section:
             if int(section[1]) != len(models) + 1 or len(models) == len(counts):
                 raise wrong(at, f"{line} is not expected here; \\data\\ promises orders 1 to {len(counts)}")
             models.append({})
@@ -171,19 +174,7 @@ def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
                 raise wrong(at, f"{' '.join(ngram)!r}: its history {' '.join(ngram[:-1])!r} is no {order - 1}-gram")
             # SRILM and KenLM give -99 or 0 for <s>, whose probability is never used.
             models[-1][ngram] = (-math.inf if fields[0] == "-99" else min(probability, 0.0), weight)
-    if not ended:
-        raise wrong(at, "the file ends before \\end\\")
-    if not models or len(models) != len(counts) or len(models[-1]) != counts[-1]:
-        raise wrong(at, _miscounted(len(models), counts, models))
-    return NGramModel(models)
-
-
-def _miscounted(order: int, counts: Sequence[int], models: Sequence[Mapping]) -> str:
-    if len(models) < len(counts) and not (models and len(models[-1]) != counts[order - 1]):
-        return f"\\data\\ promises {len(counts)} orders, but there are {len(models)}"
-    return f"\\data\\ promises {counts[order - 1] if counts else 0} {order}-grams, but there are " + (
-        f"{len(models[-1])} different ones" if models else "none"
-    )
+    raise wrong(at, "the file ends before \\end\\")
 
 
 def write_arpa(model: NGramModel, path: Path) -> None:
