@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import ARRAYS, EPSILON, MAX_ARCS, Graph, ranges
+from sigmel.decoding.graph.graph import ARRAYS, EPSILON, MAX_ARCS, Graph, check_size, ranges
 from sigmel.decoding.graph.language import AnyWords, Language
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.openfst import composed, determinized
@@ -177,7 +177,7 @@ def build_lg(
             raise SigmelError(f"the phrases have words that the language model lacks: {', '.join(unknown[:5])}")
         g = composed(g, phrases.bias(numbers, silent))
     spelled = np.array([0, *(sum(map(len, found)) for found in lexicon.spellings.values()), *(1 for _ in silent)])
-    _check_size("spelling out the language model", int(spelled[g.label].sum()), max_arcs)
+    check_size("spelling out the language model", int(spelled[g.label].sum()), max_arcs, "prune the language model")
     lg = determinized(composed(lexicon.to_graph(numbers, num_tokens + 1, silent), g))
     return _plain(lg, num_tokens, backoff), lexicon
 
@@ -185,7 +185,7 @@ def build_lg(
 def _weighed(g: Graph, backoff: int, lm_scale: float, word_score: float) -> Graph:
     """G with its scores multiplied by `lm_scale`, and `word_score` added to every word."""
     if not 0 <= lm_scale < np.inf or not np.isfinite(word_score):
-        raise SigmelError(f"lm_scale: {lm_scale} and word_score: {word_score} have to be finite, lm_scale at least 0")
+        raise SigmelError(f"lm_scale: {lm_scale} and word_score: {word_score} must be finite, lm_scale at least 0")
     scaled = g.scaled(lm_scale)
     return replace(scaled, score=scaled.score + np.float32(word_score) * (g.label < backoff))
 
@@ -212,8 +212,3 @@ def _plain(lg: Graph, num_tokens: int, backoff: int) -> Graph:
         np.concatenate([score[keep], score[token] + score[word]]),
     )
     return Graph.from_arcs(*columns, lg.final)
-
-
-def _check_size(what: str, arcs: int, max_arcs: int) -> None:
-    if arcs > max_arcs:
-        raise SigmelError(f"{what} would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model")

@@ -120,7 +120,7 @@ class Graph:
             if name != "final" and len(array) != self.num_arcs:
                 raise SigmelError(f"graph: {name} has {len(array)} entries, src has {self.num_arcs}")
         if not self.num_states:
-            raise SigmelError("graph: it has no state")
+            raise SigmelError("graph: there is no state")
         for name in ("src", "dst"):
             states = getattr(self, name)
             if len(states) and not 0 <= states.min() <= states.max() < self.num_states:
@@ -135,7 +135,7 @@ class Graph:
         if np.any(np.isnan(self.final)) or np.any(self.final == np.inf):
             raise SigmelError("graph: the score of ending in a state is NaN or +inf")
         if not np.any(np.isfinite(self.final)):
-            raise SigmelError("graph: it has no state to end in, so it reads nothing")
+            raise SigmelError("graph: there is no state to end in, so nothing can be read")
 
     def check_epsilons(self) -> None:
         """Raise a SigmelError if an epsilon arc writes a word, or if epsilon arcs form a cycle."""
@@ -237,11 +237,9 @@ def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
     arcs = 0
     while len(chains[-1][0]):
         begin, end, along = chains[-1]
-        if (arcs := arcs + int(count[end].sum())) > max_arcs:
-            raise SigmelError(
-                f"removing epsilons would make up to {arcs:,} arcs, more than {max_arcs:,}; prune the language model, "
-                "or use the backend kaldi, which takes them"
-            )
+        arcs += int(count[end].sum())
+        advice = "prune the language model, or use the backend kaldi, which takes epsilons"
+        check_size("removing epsilons", arcs, max_arcs, advice)
         longer = ranges(first_silent[end], silents[end])
         begin, along = np.repeat(begin, silents[end]), np.repeat(along, silents[end]) + weight[longer]
         chains.append((begin, to[longer], along))
@@ -261,6 +259,12 @@ def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
     best = np.append(True, np.any(np.diff(columns), axis=0))[: len(order)]
     src, dst, label, aux = columns[:, best]
     return Graph.from_arcs(src, dst, label, aux, score[order][best], final[used])
+
+
+def check_size(step: str, arcs: int, max_arcs: int, advice: str) -> None:
+    """Raise a SigmelError if a step would make more than `max_arcs` arcs."""
+    if arcs > max_arcs:
+        raise SigmelError(f"{step} would make up to {arcs:,} arcs, more than {max_arcs:,}; {advice}")
 
 
 def _arcs_by_state(src: NDArray, num_states: int) -> tuple[NDArray, NDArray]:

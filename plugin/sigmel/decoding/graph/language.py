@@ -26,12 +26,16 @@ class Language(Protocol):
 
 @dataclass(frozen=True)
 class AnyWords:
-    """Every sequence of some words, all equally good."""
+    """Any sequence of words, all with score 0.
+
+    Attributes:
+        words: the words.
+    """
 
     words: list[str]
 
     def to_graph(self, numbers: Mapping[str, int], backoff: int) -> Graph:
-        """One state, with an arc a word."""
+        """One state, with an arc for each word."""
         label = [numbers[word] for word in self.words]
         zeros = np.zeros(len(label))
         return Graph.from_arcs(zeros, zeros, label, label, zeros, [0.0])
@@ -77,7 +81,7 @@ class ClassModel:
         g = self.model.to_graph({**numbers, **{f"<{name}>": begin for name, begin in begins.items()}}, backoff)
         states = g.num_states
         arcs: list[tuple[int, int, int, float]] = []
-        entry = g.dst.copy()  # where each arc of a class leads to instead: to its phrases
+        entry = g.dst.copy()  # arcs of a class now lead to its phrases
         for name, begin in begins.items():
             for dst in np.unique(g.dst[g.label == begin]).tolist():
                 first, last, states = states, states + 1, states + 2

@@ -60,11 +60,11 @@ class Lexicon:
         chosen = [(number, spelling) for word, number in words.items() for spelling in self.spellings[word]]
         shared = Counter(spelling for _, spelling in chosen)
         beginnings = {spelling[:end] for _, spelling in chosen for end in range(1, len(spelling))}
-        told: Counter[Spelling] = Counter()
+        marks: Counter[Spelling] = Counter()
         for number, spelling in chosen:
             labels = [token + 1 for token in spelling]
             if shared[spelling] > 1 or spelling in beginnings:
-                told[spelling] += 1
-                labels.append(between[-1] + told[spelling])
+                marks[spelling] += 1
+                labels.append(between[-1] + marks[spelling])
             builder.add_path(0, after, labels, [number] + [EPSILON] * (len(labels) - 1))
         return builder.graph()

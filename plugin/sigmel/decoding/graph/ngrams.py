@@ -164,7 +164,7 @@ def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
                 probability = float(fields[0]) * math.log(10)
                 weight = float(fields[order + 1]) * math.log(10) if len(fields) == order + 2 else 0.0
             except ValueError:
-                raise wrong(at, f"{line!r} has no number where one is due") from None
+                raise wrong(at, f"{line!r} has no number where a number is due") from None
             if len(fields) not in (order + 1, order + 2) or math.isnan(probability) or math.isnan(weight):
                 raise wrong(at, f"{line!r} is no {order}-gram: a number, {order} words and perhaps a number")
             if probability > 1e-4 or weight == math.inf:

@@ -1,15 +1,15 @@
-"""CTC topologies: from a graph that reads tokens to one that reads a token or a blank in every frame.
+"""CTC topologies: from a graph that reads tokens to a graph that reads a token or a blank in every frame.
 
 A topology H says which frames spell a sequence of tokens. Composing it with a graph of arcs (S states, A arcs, P
 different pairs of a state and a token on arcs to it) is done here by numbering, without building H:
 
-========  ==================================================  =====================================================
-topology  frames of a token                                    states, arcs
-========  ==================================================  =====================================================
-standard  one or more; a blank separates equal neighbours      S + P, at most S + A + 2 P + sum over P of arcs onward
-compact   one or more                                          S + P, S + 2 A + 2 P
-minimal   one                                                  S, S + A
-========  ==================================================  =====================================================
+========  =============================================  =====================================================
+topology  frames of a token                              states, arcs
+========  =============================================  =====================================================
+standard  one or more; a blank separates equal tokens    S + P, at most S + A + 2 P + sum over P of arcs onward
+compact   one or more                                    S + P, S + 2 A + 2 P
+minimal   one                                            S, S + A
+========  =============================================  =====================================================
 
 Blanks may stand anywhere between tokens. The standard topology is that of CTC (Graves et al., "Connectionist temporal
 classification", ICML 2006), the others leave out parts that make it large (Laptev, Majumdar and Ginsburg, "CTC
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import EPSILON, MAX_ARCS, Graph, ranges
+from sigmel.decoding.graph.graph import EPSILON, MAX_ARCS, Graph, check_size, ranges
 from sigmel.errors import SigmelError
 
 TOPOLOGIES = ("standard", "compact", "minimal")
@@ -75,7 +75,9 @@ def expand(graph: Graph, blank: int, topology: str = "standard", max_arcs: int =
     leaves[own:last] = topology == "standard"
     count, pauses = np.where(leaves, onward[state], 0), np.where(leaves, silent[state], 0)
     doubled = 2 if topology == "compact" else 1
-    _check_size(len(states) + 2 * len(pairs) + doubled * int(count.sum()) + int(pauses.sum()), topology, max_arcs)
+    size = len(states) + 2 * len(pairs) + doubled * int(count.sum()) + int(pauses.sum())
+    advice = "the topology compact is smaller" if topology == "standard" else "prune the language model"
+    check_size(f"the topology {topology}", size, max_arcs, advice)
 
     # Every part is (src, dst, label, arc); the output and the score come from `arc` of the graph, if there is one.
     src, arc = np.repeat(np.arange(len(nodes)), count), ranges(starts[state] + silent[state], count)
@@ -119,11 +121,3 @@ def _assemble(graph: Graph, final: np.ndarray, parts: list[tuple]) -> Graph:
     aux = np.append(graph.aux, 0)[arc]
     score = np.append(graph.score, np.float32(0))[arc]
     return Graph.from_arcs(src, dst, label, aux, score, final)
-
-
-def _check_size(arcs: int, topology: str, max_arcs: int) -> None:
-    if arcs > max_arcs:
-        advice = "; the topology compact is smaller" if topology == "standard" else ""
-        raise SigmelError(
-            f"the graph with topology {topology} would have {arcs:,} arcs, more than {max_arcs:,}{advice}"
-        )

@@ -46,7 +46,7 @@ def by_graph(decoder: GraphDecoder) -> type[asr_inference.Speech2Text]:
             for path in found:
                 names = [token.name for token in path.tokens]
                 text = self.tokenizer.tokens2text(names) if decoder.graph.writes_tokens else path.text
-                numbers = [decoder.graph.tokens.index(name) for name in names]
+                numbers = [int(path.alignment[token.start]) for token in path.tokens]
                 results.append((text, names, numbers, Hypothesis(torch.tensor(numbers), path.score)))
             return results
 
