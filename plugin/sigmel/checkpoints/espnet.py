@@ -34,6 +34,7 @@ from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import parse_sample_rate
 from sigmel.models.upcycling import OURS, Stack
 
+LANGUAGE_MODEL = "dmel_lm"  # as a decoder, or in speech synthesis
 META = "meta.yaml"  # of an archive: where its other files are
 CORE = {"chunk_size", "left_context"}
 STREAMING: dict[str, int | None] = {"block_size": None, "hop_size": None, "look_ahead": 0}  # with their defaults
@@ -59,13 +60,14 @@ ACTIVATIONS = {"swish": "silu", "relu": "relu"}  # ESPnet's name -> the experts'
 
 
 def _names(meta: bytes) -> tuple[str, str]:
-    """The names of the configuration and of the parameters in an archive."""
+    """The names of the configuration and of the parameters in an archive of a recogniser, or of another model."""
     content = yaml.safe_load(meta)
-    return content["yaml_files"]["asr_train_config"], content["files"]["asr_model_file"]
+    prefix = "asr_" if "asr_train_config" in content["yaml_files"] else ""
+    return content["yaml_files"][f"{prefix}train_config"], content["files"][f"{prefix}model_file"]
 
 
 def _kind(path: Path) -> str:
-    return "an archive of an ESPnet recogniser" if path.suffix == ".zip" else "an ESPnet model beside its config.yaml"
+    return "an archive of an ESPnet model" if path.suffix == ".zip" else "an ESPnet model beside its config.yaml"
 
 
 def _config(path: Path) -> bytes:
@@ -188,13 +190,19 @@ def write_ctc(model: CTCModel, path: Path) -> None:
 
 
 def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
-    """Write the options of experts into the configuration of a recogniser, see `sigmel.checkpoints`.
+    """Write the options of experts into the configuration of a model, see `sigmel.checkpoints`.
 
-    The recogniser becomes `model: sigmel_asr`, which adds the load-balancing loss.
+    A recogniser becomes `model: sigmel_asr`, which adds the load-balancing loss.
     """
+    if config.get("tts") == LANGUAGE_MODEL:
+        config["tts_conf"] = {**(config.get("tts_conf") or {}), **options}
+        return OURS.within("tts.lm.")
     model, encoder, conf = config.get("model") or "espnet", config.get("encoder"), config.get("encoder_conf") or {}
     if model not in ("espnet", "sigmel_asr"):
         raise SigmelError(f"model: {model} has no place for the load-balancing loss; only espnet and sigmel_asr have")
+    if config.get("decoder") == LANGUAGE_MODEL:
+        config.update(decoder_conf={**(config.get("decoder_conf") or {}), **options}, model="sigmel_asr")
+        return OURS.within("decoder.lm.")
     if encoder == "omni_router":
         stack = OURS.within(ENCODER)
     elif encoder in ROUTED:

@@ -26,6 +26,7 @@ HYBRID = "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNN
 PREPROCESSOR = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
 REGISTERED_ENCODER = "sigmel.hosts.nemo.RegisteredEncoder"
 OMNI_ROUTER = "sigmel.hosts.nemo.OmniRouterEncoder"
+LANGUAGE_MODEL = "sigmel.hosts.nemo.lm.DMelLMModel"
 ROUTED_CONFORMER = "sigmel.hosts.nemo.OmniRouterConformerEncoder"
 CONFORMERS = (
     "nemo.collections.asr.modules.ConformerEncoder",
@@ -166,6 +167,9 @@ def with_pieces(tokenizer: bytes, pieces: list[str]) -> bytes:
 
 def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
     """Write the options of experts into the configuration of a model, see `sigmel.checkpoints`."""
+    if config.get("target") == LANGUAGE_MODEL:
+        config["lm"].update(options)
+        return OURS.within("lm.")
     encoder = config.get("encoder") or {}
     target = encoder.get("_target_")
     if target == REGISTERED_ENCODER and encoder.get("encoder") == "omni_router":
@@ -178,4 +182,4 @@ def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
         encoder.update(options, _target_=ROUTED_CONFORMER)
         return CONFORMER_STACK
     name = encoder.get("encoder", target)
-    raise SigmelError(f"encoder: {name} cannot be upcycled; only NeMo's ConformerEncoder and sigmel's own can")
+    raise SigmelError(f"encoder: {name} cannot be upcycled; only NeMo's ConformerEncoder and sigmel's models can")

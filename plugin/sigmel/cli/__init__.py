@@ -26,7 +26,7 @@ GROUPS = {
         "train": "train a model in NeMo or ESPnet",
         "graph": "graphs to decode with: of a grammar, a language model, phrases",
         "lm": "small n-gram language models",
-        "upcycle": "a dense recogniser into one with routed experts, equal to it at first",
+        "upcycle": "a dense model into one with routed experts, equal to it at first",
         "convert": "a recogniser of one host into that of the other",
     },
     "look inside": {

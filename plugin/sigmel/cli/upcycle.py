@@ -1,7 +1,7 @@
-"""`sigmel upcycle`: a dense recogniser becomes one with routed experts that gives the same outputs at first.
+"""`sigmel upcycle`: a dense model becomes one with routed experts that gives the same outputs at first.
 
-The configuration of the encoder and its feed-forwards are edited in the model file, and all else is kept, whatever it
-is, so no host is needed. See `sigmel.models.upcycling` for what becomes of the parameters.
+The options and the feed-forwards of the encoder or language model are edited in the model file. All else is kept,
+whatever it is, so no host is needed. See `sigmel.models.upcycling` for what becomes of the parameters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sigmel.models.upcycling import UPCYCLED, upcycle
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sigmel upcycle`."""
     parser.description = (
-        f"{parser.description} The encoder is sigmel's own with routing: dense, or one of NeMo or ESPnet. Each "
-        "expert becomes a copy of the layer's feed-forward (of two, the second), so that the outputs stay the same "
-        "until the model is trained on: see docs/upcycling.md."
+        f"{parser.description} The encoder, or the language model over dMel, is sigmel's with routing: dense, or the "
+        "encoder is one of NeMo or ESPnet. Each expert becomes a copy of the layer's feed-forward (of two, the "
+        "second), so that the outputs stay the same until the model is trained on: see docs/upcycling.md."
     )
     parser.add_argument("source", type=Path, help=f"dense model: {KINDS}")
     parser.add_argument("-o", "--output", type=Path, required=True, help="new file of the same kind")

@@ -76,7 +76,7 @@ def upcycle(
     """
     state = dict(state)
     if any(name.startswith(stack.routers) for name in state):
-        raise SigmelError("the encoder has experts already; only a dense one can be upcycled")
+        raise SigmelError("the model has experts already; only a dense one can be upcycled")
     first = f"{stack.linears[0]}.weight"
     prefixes = list(takewhile(lambda prefix: prefix + first in state, map(stack.feed_forward.format, count())))
     if not prefixes:

@@ -131,6 +131,20 @@ def test_it_is_the_dense_model_at_first(encoder, conf, options, saved):
     assert [layer.gradient_sharing for layer in experts] == [UPCYCLED["gradient_sharing"]] * len(experts) != []
 
 
+@pytest.mark.parametrize("name", ["rich_asr.zip", "rich_tts.zip"])
+def test_language_models(name, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, outputs = files.FILES["espnet"][name]
+    monkeypatch.setitem(files.LM, "routing", "dense")
+    make(tmp_path / "dense.zip")
+    assert main(["upcycle", "dense.zip", "--experts", "3", "--top-k", "2", "--output", "moe.zip"]) == 0
+    before, after = (outputs(Path(path)) for path in ("dense.zip", "moe.zip"))
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    names = torch.load(unpack("moe.zip", "unpacked")[f"{'asr_' * ('asr' in name)}model_file"]).keys()
+    assert any(key.endswith("lm.routers.0.linear.weight") for key in names)
+    assert main(["upcycle", "moe.zip", "--output", "again.zip"]) == 2
+
+
 def test_it_is_the_dense_model_in_streaming(saved):
     dense = saved("omni_router", STREAMING)
     before, after = (restored(path).encoder for path in (dense, upcycled(dense, "--experts", "8")))
@@ -265,7 +279,7 @@ def test_wrong_files_are_named(saved, tmp_path, capsys):
     for source, output, message in (
         (path, path.with_name("moe.pth"), "dense has a config.yaml already"),
         (path, tmp_path / "moe.zip", "moe.zip: the suffix must be .pth"),
-        (tmp_path / "bad.zip", tmp_path / "moe.zip", "bad.zip: not an archive of an ESPnet recogniser"),
+        (tmp_path / "bad.zip", tmp_path / "moe.zip", "bad.zip: not an archive of an ESPnet model"),
         (tmp_path / "bad.pth", tmp_path / "moe/model.pth", "bad.pth: not an ESPnet model beside its config.yaml"),
     ):
         assert main(["upcycle", str(source), "--output", str(output)]) == 2

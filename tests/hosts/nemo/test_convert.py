@@ -82,8 +82,8 @@ def test_bad_files_are_named(tmp_path, capsys):
     (tmp_path / "bad.zip").write_text("no archive")
     zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
     for source, target, message in (
-        ("bad.zip", "out.nemo", "bad.zip: not an archive of an ESPnet recogniser that can be read"),
-        ("empty.zip", "out.nemo", "empty.zip: not an archive of an ESPnet recogniser that can be read"),
+        ("bad.zip", "out.nemo", "bad.zip: not an archive of an ESPnet model that can be read"),
+        ("empty.zip", "out.nemo", "empty.zip: not an archive of an ESPnet model that can be read"),
         ("none.zip", "out.nemo", "none.zip: no such file"),
         ("bad.zip", "out.onnx", "out.onnx: the suffix must be one of .nemo, .zip, .pth"),
     ):

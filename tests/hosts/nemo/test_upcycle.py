@@ -105,6 +105,18 @@ def test_nemos_own_conformer_in_any_model(cls, kind, conformer_config, saved):
     assert_equal_at_first(restored(path), model)
 
 
+def test_a_language_model(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, outputs = files.FILES["nemo"]["lm.nemo"]
+    monkeypatch.setitem(files.LM, "routing", "dense")
+    make(tmp_path / "dense.nemo")
+    path = Path(upcycled("dense.nemo", "--experts", "3", "--top-k", "2"))
+    torch.testing.assert_close(outputs(path), outputs(Path("dense.nemo")), atol=1e-5, rtol=1e-5)
+    lm = files.nemo_model(path).lm
+    assert [(router.num_experts, router.top_k) for router in lm.routers] == [(3, 2)]
+    assert lm.blocks[0].feed_forward.gradient_sharing == UPCYCLED["gradient_sharing"]
+
+
 @pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
 def test_it_trains_on_and_is_saved(stock, ours, conformer_config, saved, trainer, tmp_path, model_config):
     path = saved(conformer_config().encoder if stock else ours(**DENSE))
@@ -126,7 +138,7 @@ def test_what_cannot_be_upcycled_is_named(ours, saved, tmp_path, capsys):
     (tmp_path / "there.nemo").write_text("")
     before = sorted(tmp_path.iterdir())
     for source, options, message in (
-        (moe, (), "experts.nemo: the encoder has experts already"),
+        (moe, (), "experts.nemo: the model has experts already"),
         (dense, ("--routing", "dense"), "dense.nemo: routing: 'dense' has no experts"),
         (dense, ("--routing", "path:3"), "path:3"),
         (dense, ("--experts", "1"), "experts: 1"),
