@@ -34,9 +34,9 @@ def test_the_default_needs_no_weights():
 
 def test_log_mel_must_be_the_same(beep):
     assert make_vocoder(DMelTokenizer(bits=6), "beep").config["hop_ms"] == 25
-    with pytest.raises(SigmelError, match=r"'beep' is for another log-mel: it has hop_ms 10, the tokeniser 25$"):
+    with pytest.raises(SigmelError, match=r"'beep' is for another log-mel: it has hop_ms 10, the tokenizer 25$"):
         make_vocoder(DMelTokenizer(), "beep", hop_ms=10.0)
-    with pytest.raises(SigmelError, match=r"sample_rate 16000, the tokeniser 8000; .*high_hz 7600, .* 3800"):
+    with pytest.raises(SigmelError, match=r"sample_rate 16000, the tokenizer 8000; .*high_hz 7600, .* 3800"):
         make_vocoder(DMelTokenizer(sample_rate=8000), "beep")
     with pytest.raises(SigmelError, match="no option 'weights'"):
         make_vocoder(DMelTokenizer(), "beep", weights="x")
@@ -48,7 +48,7 @@ def test_the_command_takes_it(beep, tmp_path, capsys):
         writer.write("x", torch.full((3, 80), 9, dtype=torch.uint8).numpy())
     command = ["dmel", "decode", str(tmp_path / "a.dmel"), "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main([*command, "--vocoder", "beep", "--vocoder-conf", "hop_ms=12.5"]) == 2
-    assert "hop_ms 12.5, the tokeniser 25" in capsys.readouterr().err
+    assert "hop_ms 12.5, the tokenizer 25" in capsys.readouterr().err
     assert main([*command, "--vocoder", "beeb"]) == 2
     assert "beep" in capsys.readouterr().err
     with pytest.raises(SystemExit):

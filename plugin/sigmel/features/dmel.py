@@ -20,17 +20,17 @@ from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
 from sigmel.options import flat_options
 
-BLOCK = 128  # frames whose spectra a thread of a CPU holds at once: they fit its caches
+BLOCK = 128  # frames whose spectra a thread of a CPU holds at once, so that they fit its caches
 
 
 @dataclass
 class DMelState:
-    """Where a stream stands.
+    """The past of streams.
 
     Attributes:
         samples: (B, n) the last samples, as far as frames to come need them.
         seen: samples of each stream so far.
-        frames: of each stream, made so far.
+        frames: frames of each stream so far.
     """
 
     samples: Tensor
@@ -40,14 +40,14 @@ class DMelState:
 
 @flat_options(DMelSettings)
 class DMelTokenizer(Float32Buffers):
-    """Waveforms to dMel ids and back to log-mel, without anything trained.
+    """Turns waveforms into dMel ids, and ids into log-mel, without anything trained.
 
-    With its defaults the ids are those of the authors' package `dmel`: centred Hann windows of 50 ms with what lies
-    beyond the ends reflected, magnitudes, Slaney's mel filters, log10, and the nearest of evenly spaced values; of two
-    that are equally near, the lower one.
+    With the default settings the ids are those of the authors' package `dmel`: centred Hann windows of 50 ms with
+    reflected samples beyond the ends, magnitudes, Slaney's mel filters, log10, and the nearest of evenly spaced
+    values, the lower value of two that are equally near.
 
-    Frame t is centred on sample t * hop, so that N samples give 1 + N // hop frames, and none give none. An utterance
-    has the same ids alone, in any batch (ends are its own), and streamed.
+    Frame t is centred on sample t * hop, so that N samples give 1 + N // hop frames, and 0 samples give 0 frames. An
+    utterance has the same ids alone, in any batch, and streamed.
 
     Args:
         sample_rate: Hz. Default: 16000.
@@ -97,17 +97,17 @@ class DMelTokenizer(Float32Buffers):
         """Tokens of waveforms.
 
         Args:
-            waveform: (B, samples) or (samples,) float in [-1, 1]; what stands beyond an end does not matter.
-            lengths: (B,) int64, in samples. Default: all of them.
-            sample_rate: of the waveform, in Hz, if it is not that of the tokeniser; it is resampled on the CPU (needs
-                soxr).
+            waveform: (B, samples) or (samples,) float in [-1, 1]; samples beyond an utterance's length do not matter.
+            lengths: (B,) int64, in samples. Default: all samples.
+            sample_rate: of the waveform, in Hz, if it differs from the tokenizer's; then the waveform is resampled on
+                the CPU (needs soxr).
 
         Returns:
             (B, T, C) uint8 ids, `pad_id` beyond their ends, and their (B,) lengths.
 
         Raises:
-            SigmelError: wrong shapes or lengths; NaN or infinite samples on a CPU (on another device, where looking
-                would be waiting, bin 0 comes out).
+            SigmelError: wrong shapes or lengths; NaN or infinite samples on a CPU (on a GPU, which would have to be
+                waited for, such samples give bin 0).
         """
         waveform, lengths = self._checked(waveform, lengths, sample_rate)
         frames = self.count_frames(lengths)
@@ -165,22 +165,22 @@ class DMelTokenizer(Float32Buffers):
     # --- Streams
 
     def initial_state(self, batch_size: int = 1) -> DMelState:
-        """Where a batch of streams begins."""
+        """The state before the first samples of a batch of streams."""
         return DMelState(self.window.new_zeros(batch_size, 0))
 
     @torch.no_grad()
     def step(self, chunk: Tensor, state: DMelState) -> tuple[Tensor, DMelState]:
-        """The frames that a chunk completes; `encode` gives the same ids for the whole.
+        """The frames that a chunk completes; together they have the ids that `encode` gives for the whole stream.
 
-        A frame comes once the `look_ahead` samples beyond its centre are there (25 ms with the default window); those
-        at the beginning, of which a part is reflected, one sample later.
+        A frame comes when the `look_ahead` samples beyond its centre are there (25 ms with the default window); the
+        first frames, whose windows are partly reflected, come one sample later.
 
         Args:
-            chunk: (B, n) the next samples of each stream; n may be anything, 0 too.
-            state: where the streams stand.
+            chunk: (B, n) the next samples of each stream; n may be any number, also 0.
+            state: from `initial_state` or the step before.
 
         Returns:
-            (B, t, C) uint8 ids, t >= 0, and where the streams stand now.
+            (B, t, C) uint8 ids, t >= 0, and the state for the next step.
 
         Raises:
             SigmelError: a chunk of another batch size; NaN or infinite samples, as for `encode`.
@@ -195,7 +195,7 @@ class DMelTokenizer(Float32Buffers):
 
     @torch.no_grad()
     def finish(self, state: DMelState) -> tuple[Tensor, DMelState]:
-        """The last frames, (B, t, C), of streams that have ended, whose windows reach beyond the end; see `step`."""
+        """The last frames (B, t, C) of streams that have ended, whose windows reach beyond the ends; see `step`."""
         total = int(self.count_frames(torch.tensor(state.seen)))
         return self._advance(state.samples, state.seen, total, state.frames)
 
@@ -204,7 +204,7 @@ class DMelTokenizer(Float32Buffers):
         ids = [samples.new_zeros(len(samples), 0, len(self.filters), dtype=torch.uint8)]
         for _, spectrum in self._spectra(samples, lengths, frames, done, seen - samples.shape[1]):
             ids.append(dmel_encode_spectrum(spectrum, self.filters, self.edges))
-        # What the next frame needs, and the last ones if the stream ends here.
+        # The samples that the next frame needs, or the last frames if the stream ends here.
         oldest = max(0, min(frames * self.hop - self._before, seen - self.look_ahead - 1))
         return torch.cat(ids, dim=1), DMelState(samples[:, oldest - (seen - samples.shape[1]) :], seen, frames)
 
@@ -232,9 +232,9 @@ class DMelTokenizer(Float32Buffers):
             yield start, torch.fft.rfft(windows)
 
     def _blocks(self, lengths: Tensor, frames: int, first: int) -> Iterator[tuple[int, int, bool]]:
-        """Frames that are worked on at once: from, to, and whether their windows lie within all utterances.
+        """Ranges of frames that are computed at once, and whether their windows lie within all utterances.
 
-        On another device than a CPU, where memory is plenty and calls are dear, that is all frames.
+        On a GPU, where memory is plenty and calls are slow, the one range is all frames.
         """
         if lengths.device.type != "cpu":
             yield from [(first, frames, False)] if frames > first else []
@@ -279,7 +279,7 @@ class DMelTokenizer(Float32Buffers):
     def _check_waveform(self, waveform: Tensor, lengths: Tensor | None = None) -> None:
         if waveform.dim() != 2 or not waveform.is_floating_point():
             raise SigmelError(f"waveform: {waveform.dtype} {tuple(waveform.shape)}, expected float (batch, samples)")
-        # Infinities of both signs and NaN make a sum that is not finite.
+        # A sum with an infinite sample or a NaN is not finite.
         if waveform.device.type == "cpu" and not waveform.sum(dtype=torch.float32).isfinite():
             wrong = ~waveform.isfinite()
             if lengths is not None:
@@ -300,7 +300,7 @@ def _most(frames: Tensor) -> int:
 
 
 def reflected(index: Tensor, lengths: Tensor) -> Tensor:
-    """(B, n) positions in [0, length) of (n,) positions anywhere, the ends being mirrors that are not repeated."""
+    """(B, n) positions in [0, length) of (n,) positions anywhere, mirrored at the first and the last position."""
     last = (lengths - 1).clamp(min=0)[:, None]
     at = index.remainder((2 * last).clamp(min=1))
     return torch.minimum(at, 2 * last - at).clamp(min=0)
@@ -309,8 +309,8 @@ def reflected(index: Tensor, lengths: Tensor) -> Tensor:
 def nearest_edges(values: Tensor) -> Tensor:
     """(C, bins - 1) edges of (C, bins) values: the least float32 that is nearer to the upper of two values.
 
-    Nearer is what float32 computes, so that edges are not just midpoints: they are found by bisection over all floats
-    between two values.
+    Distances are rounded to float32, so that an edge is not simply the midpoint: it is found by bisection over all
+    floats between two values.
     """
     below, above = values[:, :-1].contiguous(), values[:, 1:].contiguous()
     low, high = _ordered(below), _ordered(above)
@@ -323,7 +323,7 @@ def nearest_edges(values: Tensor) -> Tensor:
 
 
 def _ordered(numbers: Tensor, inverse: bool = False) -> Tensor:
-    """Integers that are ordered as the float32 are whose bits they have; or back again."""
+    """Integers (of the same bits) that are ordered as these float32 are; inverse, the float32 of such integers."""
     bits = numbers if inverse else numbers.view(torch.int32)
     flipped = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return flipped.view(torch.float32) if inverse else flipped.long()

@@ -16,17 +16,17 @@ from sigmel.options import flat_options
 
 @flat_options(DMelSettings)
 class DMelFrontend(nn.Module):
-    """The values of dMel tokens, from -1 to 1: an encoder sees what the tokens keep of speech, and no more.
+    """The values of dMel tokens as features from -1 to 1: an encoder sees what the tokens keep of speech, and no more.
 
     In training, bands of channels and spans of frames of the log-mel may be hidden (SpecAugment, arXiv 1904.08779)
-    before it is rounded, so that they are tokens, too: those of silence.
+    before rounding, so that hidden values are those of tokens as well: of silence.
 
     Args:
         sample_rate: Hz. Default: 16000.
         hop_ms: milliseconds between frames. Default: 10.0, as encoders that subsample by four expect; the tokens of a
             language model are 25.0 apart.
-        freq_masks, freq_width: bands hidden in training, and their most channels. Defaults: 0 and 27.
-        time_masks, time_width: spans hidden in training, and their most frames as a share of the utterance.
+        freq_masks, freq_width: number of bands hidden in training, and the most channels of a band. Defaults: 0, 27.
+        time_masks, time_width: number of spans hidden in training, and the longest span as a share of the utterance.
             Defaults: 0 and 0.05.
         ids: give the ids themselves, as floats, for a model that has embeddings of its own. Default: False.
         **settings: others of `sigmel.features.dmel_settings.DMelSettings`.
@@ -35,7 +35,7 @@ class DMelFrontend(nn.Module):
         SigmelError: a setting out of its range, by name.
     """
 
-    discrete: ClassVar[bool] = True  # normalising what was rounded would undo nothing and hide the tokens
+    discrete: ClassVar[bool] = True  # mean and variance of tokens must not be normalised
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DMelFrontend(nn.Module):
         self.ids = ids
 
     def output_size(self) -> int:
-        """C."""
+        """The number of channels, C."""
         return len(self.tokenizer.filters)
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class DMelFrontend(nn.Module):
         """Compute features.
 
         Args:
-            waveforms: (B, samples) float in [-1, 1]; what stands beyond an utterance's length does not matter.
+            waveforms: (B, samples) float in [-1, 1]; samples beyond an utterance's length do not matter.
             lengths: (B,) int64, in samples.
 
         Returns:
@@ -101,7 +101,7 @@ class DMelFrontend(nn.Module):
 
 
 def _spans(count: int, widest: Tensor, whole: Tensor, size: int) -> Tensor:
-    """(B, size) bool, true in `count` spans of 0 to `widest` (B,) positions somewhere in the first `whole` (B,)."""
+    """(B, size) bool, true in `count` random spans of 0 to `widest` (B,) of the first `whole` (B,) positions."""
     place = torch.arange(size, device=whole.device)
     inside = torch.zeros(len(whole), size, dtype=torch.bool, device=whole.device)
     for _ in range(count):

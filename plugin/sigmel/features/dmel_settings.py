@@ -24,10 +24,10 @@ class DMelSettings:
     Args:
         sample_rate: Hz, 8000 to 48000. Default: 16000.
         hop_ms: milliseconds between frames. Default: 25.0.
-        bits: values a channel, as a power of two: 1 to 7. Default: 4.
+        bits: 1 to 7; a channel has 2 ** bits values. Default: 4.
         window_ms: milliseconds. Default: 50.0.
         channels: C. Default: 80.
-        low_hz, high_hz: what the mel filters span. Defaults: 80.0, and 0.475 times the sample rate (7600 of 16000).
+        low_hz, high_hz: span of the mel filters. Defaults: 80.0, and 0.475 times the sample rate (7600 for 16000).
         n_fft: points of the transform; None is the next power of two of the window. Default: None.
         low, high: the range of the values, in log10. Defaults: -7.0 and 2.0.
         codebook: values of each channel instead of `bits`, `low` and `high`: (C, bins) ascending, at most 253 bins, as

@@ -1,4 +1,4 @@
-"""Buffers that a cast of the model passes over."""
+"""Buffers that stay in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Float32Buffers(nn.Module):
-    """A module whose own buffers stay in float32: `model.bfloat16()` moves them to another device at most.
+    """A module whose own buffers stay in float32: `model.to(...)` moves them to a device, but does not cast them.
 
     In bfloat16 one dMel value in fifty would fall into another bin, and mel filters lose most of their digits.
     """

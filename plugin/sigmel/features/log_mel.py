@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
 from sigmel.layers.masks import valid_frames
+from sigmel.options import check_choice
 
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window}
 LOG_GUARD = 2.0**-24  # added to a mel energy before its logarithm is taken
@@ -16,11 +17,10 @@ STD_GUARD = 1e-5
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram, defined and named as in NeMo's AudioToMelSpectrogramPreprocessor, of which it is an equal.
+    """Log-mel spectrogram, with the values and the options of NeMo's AudioToMelSpectrogramPreprocessor.
 
-    So a model trained on it in one toolkit reads the same features in another. Pre-emphasis, centred STFT with zeros
-    beyond the ends, power, Slaney's mel filters, natural logarithm, and each channel of an utterance brought to mean
-    0 and deviation 1.
+    So a model has the same features in both toolkits: pre-emphasis, centred STFT with zeros beyond the ends, power,
+    Slaney's mel filters, natural logarithm, and each channel of an utterance brought to mean 0 and deviation 1.
 
     Args:
         sample_rate: Hz. Default: 16000.
@@ -30,7 +30,7 @@ class LogMel(nn.Module):
         features: mel channels F. Default: 80.
         n_fft: points of the transform; None is the next power of two of the window. Default: None.
         preemph: x[t] - preemph * x[t - 1]; 0 for none. Default: 0.97.
-        normalize: "per_feature", or None for the bare logarithm. Default: "per_feature".
+        normalize: "per_feature", or None for the logarithm as it is. Default: "per_feature".
         dither: deviation of the noise added in training. Default: 1e-5.
 
     Raises:
@@ -53,8 +53,7 @@ class LogMel(nn.Module):
         dither: float = 1e-5,
     ):
         super().__init__()
-        if window not in WINDOWS:
-            raise SigmelError(f"window: '{window}' is none of {', '.join(WINDOWS)}")
+        check_choice("window", window, WINDOWS)
         if normalize not in (None, "per_feature"):
             raise SigmelError(f"normalize: '{normalize}' is neither per_feature nor null")
         self.window_length, self.hop = int(window_size * sample_rate), int(window_stride * sample_rate)
@@ -68,7 +67,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", mel_filters(sample_rate, self.n_fft, features), persistent=False)
 
     def output_size(self) -> int:
-        """F."""
+        """The number of mel channels, F."""
         return self.filters.shape[0]
 
     @torch.no_grad()
@@ -76,7 +75,7 @@ class LogMel(nn.Module):
         """Compute features.
 
         Args:
-            waveforms: (B, samples) float in [-1, 1]; what stands at and beyond an utterance's length does not matter.
+            waveforms: (B, samples) float in [-1, 1]; samples at and beyond an utterance's length do not matter.
             lengths: (B,) int64, in samples.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Sound from log-mel without a trained vocoder: phases are found that fit from frame to frame, as a stream.
+"""Streaming phase reconstruction: sound from log-mel without a trained vocoder.
 
 Zhu, Beauregard and Wyse, "Real-time signal estimation from modified short-time Fourier transform magnitude spectra"
 (2007): RTISI-LA, the iterations of Griffin and Lim (1984) over the newest frames only.
@@ -23,14 +23,14 @@ SILENT = 1e-7  # a magnitude that has no phase
 
 @dataclass
 class PhaseState:
-    """Where a stream stands; N is the length of a transform.
+    """The past of streams; N is the length of a transform.
 
     Attributes:
-        last: (B, 1, C) the last log-mel frame, which what comes between it and the next is interpolated from.
-        magnitudes: (B, k, bins) of frames whose phases may still change.
-        frames: (B, k, N) these as waveforms, windowed.
-        settled: (B, N) what settled frames add to the samples from the first of these on.
-        skip: samples still to come that lie before the beginning.
+        last: (B, 1, C) the last log-mel frame, from which frames up to the next are interpolated.
+        magnitudes: (B, k, bins) of the k frames whose phases may still change.
+        frames: (B, k, N) these k frames as windowed waveforms.
+        settled: (B, N) the sum of all settled frames at the samples from the first of the k frames on.
+        skip: the number of next samples that lie before the beginning of the sound.
     """
 
     last: Tensor
@@ -41,19 +41,20 @@ class PhaseState:
 
 
 class PhaseReconstruction(Float32Buffers):
-    """A vocoder that is not trained; a stream gives the samples of the whole.
+    """A vocoder without trained weights; streamed and offline, it gives the same samples.
 
-    Mel magnitudes become magnitudes of a spectrum by multiplicative updates (Lee and Seung, 2001), from which filters
-    of the tokeniser would give them. Frames that overlap by less than three quarters leave phases too free, so that
-    log-mel is interpolated in time: with the tokeniser's defaults twice as many frames, 12.5 ms apart.
+    The magnitudes of a spectrum that the tokenizer's filters would turn into the mel magnitudes are found by
+    multiplicative updates (Lee and Seung, 2001). Phases of frames that overlap by less than three quarters are not
+    determined well, so that log-mel is interpolated in time: with the tokenizer's defaults to twice as many frames,
+    12.5 ms apart.
 
     Args:
-        tokenizer: whose log-mel is to be heard.
-        look_ahead: frames (of those) after one that its phase takes account of. Default: 2.
+        tokenizer: made the log-mel.
+        look_ahead: number of interpolated frames after a frame that its phase depends on. Default: 2.
         iterations: for each new frame. Default: 4.
     """
 
-    config: dict[str, Any]  # of the tokeniser
+    config: dict[str, Any]  # of the tokenizer
 
     window: Tensor  # (N,)
     envelope: Tensor  # (hop,)
@@ -93,7 +94,7 @@ class PhaseReconstruction(Float32Buffers):
             lengths: (B,) int64 frames. Default: all.
 
         Returns:
-            (B, samples) float32 and their (B,) lengths, (T - 1) * hop of the tokeniser; zero beyond them.
+            (B, samples) float32, zero beyond their lengths, and these (B,) lengths, (T - 1) * hop of the tokenizer.
         """
         if lengths is None:
             lengths = torch.full((len(log_mel),), log_mel.shape[1], device=log_mel.device)
@@ -104,7 +105,7 @@ class PhaseReconstruction(Float32Buffers):
         return waveform * valid_frames(lengths, waveform.shape[1]), lengths
 
     def initial_state(self, batch_size: int = 1) -> PhaseState:
-        """Where a batch of streams begins."""
+        """The state before the first frames of a batch of streams."""
         empty, size = self.window.new_zeros(batch_size, 0, len(self.mel_index)), len(self.window)
         magnitudes, frames = empty.new_zeros(batch_size, 0, size // 2 + 1), empty.new_zeros(batch_size, 0, size)
         return PhaseState(empty, magnitudes, frames, empty.new_zeros(batch_size, size), size // 2)
@@ -128,7 +129,7 @@ class PhaseReconstruction(Float32Buffers):
         known = torch.cat([state.last, log_mel.float()], dim=1)
         if not known.shape[1]:
             return known.new_zeros(len(known), 0), state
-        # Between two frames, and at the first one.
+        # The first frame, and the places between two frames.
         at = torch.arange(begun, (known.shape[1] - 1) * self.factor + 1, device=known.device) / self.factor
         low = at.long()
         part = (at - low)[:, None]
@@ -144,14 +145,14 @@ class PhaseReconstruction(Float32Buffers):
         return torch.cat(samples, dim=1), state
 
     def _push(self, magnitudes: Tensor, state: PhaseState) -> Tensor:
-        """Take a frame's magnitudes (B, 1, bins) into the state; returns samples of the one that settles, if any."""
+        """Take a frame's magnitudes (B, 1, bins) into the state; the samples of the frame that settles, if any."""
         state.magnitudes = torch.cat([state.magnitudes, magnitudes], dim=1)
         state.frames = torch.cat([state.frames, state.frames.new_zeros(len(state.frames), 1, len(self.window))], dim=1)
         for _ in range(self.iterations):
             total = self._overlapped(state)
             waveform = total / self._envelope_of(total)
             spectrum = torch.fft.rfft(waveform.unfold(1, len(self.window), self.hop) * self.window)
-            # Of complex numbers, torch rounds some functions otherwise where a vector is not full: see `_bands`.
+            # For complex numbers, torch rounds some functions differently at the end of a vector: see `_bands`.
             parts = torch.view_as_real(spectrum)
             size = parts.square().sum(-1, keepdim=True).sqrt()
             phase = torch.where(size > SILENT, parts / size.clamp(min=SILENT), self.unit)
@@ -176,11 +177,11 @@ class PhaseReconstruction(Float32Buffers):
         return total
 
     def _envelope_of(self, total: Tensor) -> Tensor:
-        """(n,) sum of the squares of all windows that overlap there, those of frames that do not exist, too."""
+        """(n,) sum of the squares of all windows that overlap at a sample, with those of frames that do not exist."""
         return self.envelope.repeat(math.ceil(total.shape[1] / self.hop))[: total.shape[1]]
 
     def _spectra(self, mel: Tensor, updates: int = 30) -> Tensor:
-        """(..., bins) magnitudes, none negative, whose filters give mel magnitudes (..., C)."""
+        """(..., bins) magnitudes, at least 0, which the mel filters turn into mel magnitudes (..., C)."""
         wanted = _product(mel, self.bin_index, self.bin_weights)
         magnitudes = wanted.clamp(min=1e-8)
         for _ in range(updates):
@@ -190,10 +191,10 @@ class PhaseReconstruction(Float32Buffers):
 
 
 def _bands(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row of a matrix (rows, columns), the columns that are not 0, (rows, K), and what stands there.
+    """For each row of a matrix (rows, columns), the columns that are not 0, (rows, K), and the values there.
 
-    A product of such a row is added up in the same order whatever stands beside it, unlike a product of matrices: the
-    least difference would send phases another way.
+    A product with such a row is summed in the same order in any batch, unlike a product of matrices: the smallest
+    difference in rounding would lead to other phases.
     """
     most = int((matrix != 0).sum(1).max())
     index = (matrix == 0).int().sort(dim=1, stable=True).indices[:, :most]

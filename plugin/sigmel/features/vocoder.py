@@ -1,4 +1,4 @@
-"""What makes sound of log-mel: any registered vocoder whose log-mel is the tokeniser's."""
+"""Vocoders of the registry, which make sound of a dMel tokenizer's log-mel."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ MEL = ("sample_rate", "hop_ms", "window_ms", "n_fft", "channels", "low_hz", "hig
 
 
 def make_vocoder(tokenizer: DMelTokenizer, name: str = "phase", **options: Any) -> nn.Module:
-    """A vocoder for a tokeniser's log-mel.
+    """Make a vocoder for a tokenizer's log-mel.
 
-    It is called with log-mel (B, T, C), log10 of mel magnitudes, and (B,) lengths or None, and returns waveforms
+    A vocoder takes log-mel (B, T, C), log10 of mel magnitudes, and (B,) lengths or None, and returns waveforms
     (B, samples) and their (B,) lengths.
 
     Args:
-        tokenizer: whose log-mel is to be heard.
+        tokenizer: made the log-mel.
         name: of the kind "vocoder" in the registry. "phase" needs no weights. Default: "phase".
         **options: of the vocoder.
 
     Raises:
-        SigmelError: no such vocoder or option, or one that was made for another log-mel: what its ``config`` says of
-            `MEL` differs from the tokeniser's.
+        SigmelError: no such vocoder or option, or a vocoder for another log-mel, whose `config` differs from the
+            tokenizer's in the settings `MEL`.
     """
     vocoder = registry.build("vocoder", name, tokenizer=tokenizer, **options)
     wrong = [
-        f"{key} {vocoder.config[key]:g}, the tokeniser {tokenizer.config[key]:g}"
+        f"{key} {vocoder.config[key]:g}, the tokenizer {tokenizer.config[key]:g}"
         for key in MEL
         if abs(vocoder.config[key] - tokenizer.config[key]) > 1e-6 * abs(tokenizer.config[key])
     ]

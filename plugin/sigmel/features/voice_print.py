@@ -1,4 +1,4 @@
-"""A vector of how a voice sounds, made without training."""
+"""A vector that tells voices apart, without training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sigmel.layers.masks import valid_frames
 
 
 def voice_print(dmel: DMelTokenizer, speech: Tensor, lengths: Tensor) -> Tensor:
-    """(B, 2 C) mean and deviation over time of each channel: how a voice, and its recording, sound on the whole.
+    """(B, 2 C) mean and deviation over time of each channel: the average sound of a voice and its recording.
 
-    A vector of a speaker that needs no training; any other of the size that the model was trained with may be given.
+    A model that was trained with other vectors of speakers takes those in place of this vector.
 
     Args:
-        dmel: what made the ids.
+        dmel: made the ids.
         speech: (B, T, C) uint8 ids.
         lengths: (B,).
     """

@@ -1,4 +1,4 @@
-"""Speech encoders whose feed-forwards may be routed experts: Omni-router, PathMoE, Switch, and their dense twin."""
+"""Speech encoders whose feed-forwards may be routed experts: Omni-router, PathMoE, Switch, and dense encoders."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class OmniRouterEncoder(RoutedStack):
         subsampling_channels: channels of "conv". Default: 64.
         conv_kernel: frames of the Conformer's convolution; odd with full context. Default: 15.
         chunk_size: encoder frames that see each other; 1 is causal, None the full context. Default: None.
-        left_context: encoder frames before its chunk that a frame sees; None is all. Default: None.
+        left_context: encoder frames before its chunk that a frame sees; None for all. Default: None.
         **options: sizes, positions, attention, ... of `sigmel.models.stack.StackOptions`, and routing, experts, ... of
             `sigmel.layers.routing.Routing`.
 
@@ -116,14 +116,14 @@ class OmniRouterEncoder(RoutedStack):
         return ConformerBlock(self.d_model, attention, feed_forward, self.options.dropout, first, convolution)
 
     def output_size(self) -> int:
-        """D."""
+        """The size D of an encoder frame."""
         return self.d_model
 
     def forward(self, features: Tensor, lengths: Tensor) -> EncoderOutput:
         """Encode whole utterances.
 
         Args:
-            features: (B, T, F); what stands at and beyond an utterance's length does not matter.
+            features: (B, T, F); values at and beyond an utterance's length do not matter.
             lengths: (B,) int64, in feature frames.
         """
         features = features * valid_frames(lengths, features.shape[1])[..., None]

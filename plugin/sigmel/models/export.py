@@ -1,4 +1,4 @@
-"""Encoders as graphs that run without sigmel."""
+"""Export of encoders, as graphs that run without sigmel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sigmel.ops.dispatch import flat
 from sigmel.ops.experts.reference import every_expert
 from sigmel.ops.sigmoid_attention.reference import dense
 
-# Our ops in standard operators.
+# Our ops, and functions that compute them by standard operators.
 STANDARD = {
     torch.ops.sigmel.expert_mlp.default: flat(every_expert),
     torch.ops.sigmel.sigmoid_attention.default: flat(dense),
@@ -21,7 +21,7 @@ STANDARD = {
 
 
 class _Inference(nn.Module):
-    """The encoder's inference graph: hidden frames and their lengths, nothing for training."""
+    """An encoder that gives hidden frames and their lengths, and nothing for training."""
 
     def __init__(self, encoder: OmniRouterEncoder):
         super().__init__()
@@ -33,7 +33,7 @@ class _Inference(nn.Module):
 
 
 def export_program(encoder: OmniRouterEncoder) -> torch.export.ExportedProgram:
-    """The eval graph of an encoder, for any batch size and number of frames.
+    """The inference graph of an encoder, for any batch size and number of frames.
 
     Inputs: features (B, T, F) float32, lengths (B,) int64. Outputs: hidden (B, T', D), lengths (B,). The encoder is
     put into eval mode.
@@ -54,8 +54,8 @@ def export_program(encoder: OmniRouterEncoder) -> torch.export.ExportedProgram:
 def export_onnx(encoder: OmniRouterEncoder, path: str | Path) -> None:
     """Write `export_program` as ONNX, with standard operators only; needs `onnx` and `onnxscript`.
 
-    ONNX has no sorted dispatch, so each expert runs over every frame there: right, but E / top_k times the work. Nor
-    has it sigmoid attention, which there makes the matrix of its weights.
+    ONNX has no sorted dispatch, so that each expert runs over every frame there, with E / top_k times the work; and no
+    fused sigmoid attention, which makes a matrix of weights there.
     """
     program = export_program(encoder).run_decompositions(STANDARD)
     onnx = torch.onnx.export(

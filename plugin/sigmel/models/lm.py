@@ -1,4 +1,4 @@
-"""One decoder-only Transformer that recognises and speaks: RichASR and RichTTS (arXiv 2407.15835)."""
+"""A decoder-only Transformer that recognises and speaks: RichASR and RichTTS (arXiv 2407.15835)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sigmel.models.sequence import SPEAKER, SPEECH, TEXT, Part, Sequence, join
 from sigmel.models.stack import RoutedStack, StackOptions
 from sigmel.options import check_positive, flat_options, split_options
 
-TEXT_BOS, TEXT_EOS = 0, 1  # text tokens follow
-TEXT_SPECIAL = 2
+TEXT_BOS, TEXT_EOS = 0, 1
+TEXT_SPECIAL = 2  # how many tokens come before those of the text
 
 
 class LMOutput(NamedTuple):

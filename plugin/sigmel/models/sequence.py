@@ -1,4 +1,4 @@
-"""Sequences in which text, speech and a speaker's vector stand one after the other."""
+"""Sequences of text, speech and a speaker's vector, one after the other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PADDING, TEXT, SPEECH, SPEAKER = range(4)
 
 
 class Part(NamedTuple):
-    """Something that stands in a row of each utterance's sequence.
+    """A part of each utterance's sequence.
 
     Attributes:
         kind: TEXT, SPEECH or SPEAKER.
         values: (B, T) int64 tokens, (B, T, C) uint8 frames, or (B, 1, S) float vectors of speakers.
-        lengths: (B,) int64, how many of them each utterance has.
-        learned: whether they count in the loss.
+        lengths: (B,) int64, the number of values of each utterance.
+        learned: whether the values count in the loss.
     """
 
     kind: int
@@ -32,10 +32,10 @@ class Sequence(NamedTuple):
 
     Attributes:
         kinds: (B, L) int64.
-        learned: (B, L) bool, positions that the one before is to foretell.
-        text: (N,) int64 all tokens, utterance by utterance, in the order of their positions.
-        speech: (N, C) uint8 all frames, likewise.
-        speakers: (N, S) float, likewise.
+        learned: (B, L) bool, the positions that are predicted from the position before.
+        text: (N,) int64, all tokens, utterance by utterance, in the order of their positions.
+        speech: (N, C) uint8, all frames, in the same order.
+        speakers: (N, S) float, all vectors of speakers, in the same order.
     """
 
     kinds: Tensor
@@ -46,17 +46,17 @@ class Sequence(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """(B,) int64."""
+        """(B,) int64, positions that are no padding."""
         return (self.kinds != PADDING).sum(1)
 
 
 def join(parts: Parts[Part], channels: int, speaker_size: int) -> Sequence:
-    """Put parts behind each other; an utterance has no gap where a part of it is shorter than the batch's longest.
+    """Put parts one after the other; an utterance has no gap where a part is shorter than the longest of the batch.
 
     Args:
-        parts: at least one.
-        channels: of frames, for a sequence without any.
-        speaker_size: S, likewise.
+        parts: at least one part.
+        channels: C, also for sequences without frames.
+        speaker_size: S, also for sequences without vectors of speakers.
     """
     lengths = torch.stack([part.lengths for part in parts], dim=1)  # (B, parts)
     starts = lengths.cumsum(1) - lengths

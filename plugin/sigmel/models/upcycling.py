@@ -1,14 +1,12 @@
-"""A dense encoder's or language model's parameters become those of the same model with routed experts.
+"""Upcycling: routed experts for a dense encoder or language model, out of its parameters (arXiv 2212.05055).
 
-It is done as in "Sparse Upcycling" (arXiv 2212.05055).
-
-Every expert is a copy of the layer's dense feed-forward, only the routers are new. With `normalize_gates` the gates of
-a frame sum to 1, so that the outputs are those of the dense encoder at first. The experts come to differ because each
-sees other frames: a new router sends frames to experts by chance, but like frames alike, and the load-balancing loss
-keeps all of them in use. The router is taught by the main loss from the first step on, since the sum of the gates
-counts as a constant in its gradient, see `sigmel.layers.routing.Router`. With `gradient_sharing` experts learn most
-from all frames, as the dense feed-forward would; without it the model falls behind the dense one at first, as each
-expert sees but one of E frames.
+Every expert is a copy of the layer's dense feed-forward; only the routers are new. With `normalize_gates` the gates of
+a frame sum to 1, so that the outputs are those of the dense model at first. The experts come to differ because each
+sees other frames: a new router sends frames to experts by chance, but similar frames to the same expert, and the
+load-balancing loss keeps all experts in use. The router learns from the main loss from the first step on, since the
+sum of the gates counts as a constant in its gradient, see `sigmel.layers.routing.Router`. With `gradient_sharing`
+experts learn mostly from all frames, as the dense feed-forward would; without it the model falls behind the dense
+model at first, as each expert sees only one of E frames.
 """
 
 from __future__ import annotations
@@ -24,17 +22,17 @@ from sigmel.errors import SigmelError
 from sigmel.layers.routed_feed_forward import expert_copies
 from sigmel.layers.routing import Routing
 
-# What an encoder with experts that begin as copies is built with, besides its routing.
+# The options, besides routing, of a model whose experts begin as copies.
 UPCYCLED = {"normalize_gates": True, "gradient_sharing": 0.8}
 
 
 class Stack(NamedTuple):
-    """What a stack of layers calls the parameters that upcycling is about.
+    """The names of the parameters of a stack of layers that upcycling changes.
 
     Attributes:
         feed_forward: prefix of the feed-forward of layer "{}".
-        linears: its two linear layers.
-        experts: what follows `feed_forward` in the names of experts.
+        linears: the two linear layers of a feed-forward.
+        experts: follows `feed_forward` in the names of experts.
         routers: prefix of the routers.
     """
 
@@ -60,23 +58,24 @@ def upcycle(
     expert_layers: str = "all",
     seed: int = 1,
 ) -> dict[str, Tensor]:
-    """The parameters of a dense encoder, given experts; see the head of this module.
-
-    They are those of the encoder that is built with these options and those of `UPCYCLED`.
+    """Give a dense model experts, see the head of this module.
 
     Args:
-        state: the dense encoder's; other parameters are kept as they are.
-        stack: their names. Default: those of `sigmel.models.encoder.OmniRouterEncoder`.
-        routing, experts, top_k, expert_layers: see `sigmel.models.encoder.OmniRouterEncoder`.
-        seed: of the new routers.
+        state: the parameters of the dense model; those of other parts are kept as they are.
+        stack: the names of parameters. Default: those of our encoder and of `sigmel.models.lm.DMelLM`.
+        routing, experts, top_k, expert_layers: see `sigmel.layers.routing.Routing`.
+        seed: of the new routers. Default: 1.
+
+    Returns:
+        The parameters of the model that is built with these options and those of `UPCYCLED`.
 
     Raises:
-        SigmelError: the encoder has experts already, or feed-forwards that are not two linear layers, or the options
-            do not fit it.
+        SigmelError: the model has experts already, or feed-forwards that are not two linear layers, or the options do
+            not fit the model.
     """
     state = dict(state)
     if any(name.startswith(stack.routers) for name in state):
-        raise SigmelError("the model has experts already; only a dense one can be upcycled")
+        raise SigmelError("the model has experts already; only a dense model can be upcycled")
     first = f"{stack.linears[0]}.weight"
     prefixes = list(takewhile(lambda prefix: prefix + first in state, map(stack.feed_forward.format, count())))
     if not prefixes:

@@ -1,4 +1,4 @@
-"""dMel on the disk: a file of many utterances, 1.6 kB a second, that is read where it lies.
+"""dMel archives: files of many utterances, 1.6 kB a second, mapped into memory for reading.
 
 A file holds, one after the other::
 
@@ -6,10 +6,10 @@ A file holds, one after the other::
     header, length and JSON {"tokenizer": the settings of the DMelTokenizer, "packed": bool}
     ids                     (frames, channels) of all utterances, a byte each, or half a byte if packed
     index, length and JSON  rows in the order of the utterances: {"id": ..., "frames": ..., and what else is known}
-    where the index begins, 8 bytes
+    position of the index, 8 bytes
 
 Numbers are little-endian uint64. Of two ids in a byte, the even channel's is in the low half. Special frames are not
-kept: what is an utterance's beginning and end is known. A file of one utterance is what goes into a tar file.
+kept, since the index says where an utterance begins and ends. A member of a tar file is an archive of one utterance.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _NUMBER = struct.Struct("<Q")
 
 
 class DMelArchiveError(SigmelError):
-    """A file that is no dMel archive, is cut off, or was made by other settings; the message names it."""
+    """A file that is no dMel archive, is cut off, or was made with other settings; the message names the file."""
 
 
 class DMelArchive(Sequence[np.ndarray]):
-    """The utterances of a file, or of its bytes, mapped into memory: only what is asked for is read.
+    """The utterances of a file, mapped into memory: only the utterances that are asked for are read.
 
     Args:
         source: a path, or the bytes of a file.
         tokenizer: settings that the file must have been made with, as a `DMelTokenizer`'s `config`. Default: any.
 
     Attributes:
-        tokenizer: settings of the `DMelTokenizer` that made the ids: ``DMelTokenizer(**archive.tokenizer)``.
-        rows: of each utterance ``{"id": str, "frames": int}`` and what else was written with it.
+        tokenizer: settings of the `DMelTokenizer` that made the ids: `DMelTokenizer(**archive.tokenizer)`.
+        rows: of each utterance `{"id": str, "frames": int}` and what else was written with the utterance.
 
     Raises:
-        DMelArchiveError: see there.
+        DMelArchiveError: the file cannot be read, or was made with other settings.
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes, tokenizer: Mapping[str, Any] | None = None):
@@ -81,11 +81,11 @@ class DMelArchive(Sequence[np.ndarray]):
         return len(self.rows)
 
     def __getitem__(self, which: int | str) -> np.ndarray:  # type: ignore[override]
-        """(T, C) uint8 ids of the utterance of this number, or id."""
+        """(T, C) uint8 ids of the utterance with this number or this id."""
         return self.read(which)
 
     def read(self, which: int | str, first: int = 0, last: int | None = None) -> np.ndarray:
-        """(t, C) uint8 ids of an utterance's frames from `first` to before `last`, numbered as a slice's.
+        """(t, C) uint8 ids of the frames `first:last` of an utterance.
 
         Raises:
             KeyError, IndexError: there is no such utterance.
@@ -96,20 +96,20 @@ class DMelArchive(Sequence[np.ndarray]):
         return unpacked(ids, self._channels) if self._packed else ids
 
     def number(self, utterance_id: str) -> int:
-        """Where an utterance stands."""
+        """The number of an utterance in the file."""
         if self._numbers is None:
             self._numbers = {row["id"]: number for number, row in enumerate(self.rows)}
         return self._numbers[utterance_id]
 
     def _json(self, at: int) -> tuple[Any, int]:
-        """What stands at a place as JSON, and where it ends."""
+        """The JSON that begins at a position, and the position of its end."""
         length = _NUMBER.unpack_from(self._bytes, at)[0]
         end = at + _NUMBER.size + length
         return json.loads(bytes(self._bytes[at + _NUMBER.size : end])), end
 
 
 class DMelArchiveWriter:
-    """Writes utterances into an open file; `dmel_archive_writer` writes one that appears when it is complete."""
+    """Writes utterances into an open file; see also `dmel_archive_writer`."""
 
     def __init__(self, file: BinaryIO, tokenizer: Mapping[str, Any], name: str = "dMel archive"):
         self.name, self._file, self._tokenizer = name, file, dict(tokenizer)
@@ -125,10 +125,10 @@ class DMelArchiveWriter:
         Args:
             utterance_id: unique in the file.
             ids: (T, C) uint8, without special frames.
-            **row: what else is known, as JSON can say it: text, speaker, duration in seconds, ...
+            **row: other facts for the index, which JSON can hold: text, speaker, duration in seconds, ...
 
         Raises:
-            SigmelError: an id that is there already; wrong shape or type, or ids of no bin.
+            SigmelError: an id that the file has already; ids of a wrong shape or type, or of no bin.
         """
         channels = self._tokenizer["channels"]
         if utterance_id in self._rows:
@@ -152,7 +152,7 @@ class DMelArchiveWriter:
 
 @contextmanager
 def dmel_archive_writer(path: str | os.PathLike[str], tokenizer: Mapping[str, Any]) -> Iterator[DMelArchiveWriter]:
-    """A `DMelArchiveWriter` of a file that appears under its name when the block has ended without an error.
+    """Context manager: a `DMelArchiveWriter` of a file that appears when the block has ended without an error.
 
     Args:
         path: the file.
@@ -165,10 +165,14 @@ def dmel_archive_writer(path: str | os.PathLike[str], tokenizer: Mapping[str, An
 
 
 def archives_in(source: Path, tokenizer: Mapping[str, Any] | None = None) -> list[DMelArchive]:
-    """The archives of a folder, or the one at this path; all of the same settings, and of these if there are any.
+    """The archives of a folder, or the archive at this path; all must have the same settings.
+
+    Args:
+        source: a folder or a file.
+        tokenizer: the settings that the archives must have. Default: any.
 
     Raises:
-        SigmelError: there is none, or they differ.
+        SigmelError: there is no archive, or settings differ.
     """
     paths = sorted(source.glob("*.dmel")) if source.is_dir() else [source]
     if not paths:
@@ -186,18 +190,18 @@ def packed(ids: np.ndarray) -> np.ndarray:
 
 
 def unpacked(pairs: np.ndarray, channels: int) -> np.ndarray:
-    """(T, C) ids of what `packed` made."""
+    """(T, C) ids of (T, (C + 1) // 2) bytes that `packed` made."""
     ids = np.empty((len(pairs), 2 * pairs.shape[1]), np.uint8)
     ids[:, ::2], ids[:, 1::2] = pairs & 15, pairs >> 4
     return ids[:, :channels]
 
 
 def check_same_settings(name: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise a DMelArchiveError that names the settings in which two tokenisers differ."""
+    """Raise a DMelArchiveError that names the settings in which two tokenizers differ."""
     differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
     if differing:
-        told = ", ".join(f"{key} {_brief(found.get(key))}, expected {_brief(expected.get(key))}" for key in differing)
-        raise DMelArchiveError(f"{name}: made with other settings: {told}")
+        pairs = (f"{key} {_brief(found.get(key))}, expected {_brief(expected.get(key))}" for key in differing)
+        raise DMelArchiveError(f"{name}: made with other settings: {', '.join(pairs)}")
 
 
 def _brief(value: Any) -> str:

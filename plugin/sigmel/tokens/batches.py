@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from sigmel.errors import SigmelError
+from sigmel.options import check_positive
 from sigmel.tokens.archive import archives_in
 
 
@@ -23,8 +24,9 @@ class SpokenText(NamedTuple):
 
     Attributes:
         speech: (T, C) uint8 ids; of a batch (B, T, C).
-        speech_lengths: of a batch (B,) int64, else a number; so is text_lengths.
+        speech_lengths: () int64 frames; of a batch (B,).
         text: (U,) int64 tokens; of a batch (B, U).
+        text_lengths: () int64 tokens; of a batch (B,).
     """
 
     speech: Tensor
@@ -38,8 +40,8 @@ class SpokenTexts(Dataset[SpokenText]):
 
     Args:
         source: an archive, or a folder of them.
-        tokenizer: settings of the dMel that they must have, `DMelTokenizer.config`.
-        spell: tokens of a text, from 0 on.
+        tokenizer: the settings that the archives must have, `DMelTokenizer.config`.
+        spell: function that gives the tokens of a text, from 0 on.
 
     Attributes:
         rows: of the archives.
@@ -61,7 +63,7 @@ class SpokenTexts(Dataset[SpokenText]):
         return len(self.rows)
 
     def __getitem__(self, number: int) -> SpokenText:
-        """The utterance of this number, counted through all archives."""
+        """The utterance with this number, counted through all archives."""
         archive = bisect_right(self._ends, number)
         first = self._ends[archive - 1] if archive else 0
         speech = torch.from_numpy(np.array(self._archives[archive][number - first]))
@@ -70,7 +72,7 @@ class SpokenTexts(Dataset[SpokenText]):
 
 
 def collate(utterances: Sequence[SpokenText]) -> SpokenText:
-    """A batch; what is padded is 0."""
+    """Make a batch of utterances; padding is 0."""
     speech, speech_lengths, text, text_lengths = zip(*utterances, strict=True)
     return SpokenText(
         pad_sequence(list(speech), batch_first=True),
@@ -81,38 +83,39 @@ def collate(utterances: Sequence[SpokenText]) -> SpokenText:
 
 
 class BatchesOfLikeLength(Sampler[list[int]]):
-    """Batches whose utterances are about as long as each other, with at most so many frames, padding included.
+    """Batches of utterances of similar length, with at most `max_frames` frames, padding included.
 
-    The order of the first pass is from short to long: a model that has to find out what belongs to what finds it where
-    there is little to choose from. Later passes are shuffled.
+    The order of the first pass is from short to long: a model learns which text belongs to which frames more easily
+    from short utterances. Later passes are shuffled.
 
     Args:
         lengths: frames of each utterance.
         max_frames: of a batch; a longer utterance is a batch of its own.
-        seed: of the order; with the same one it is the same.
-        shuffle: False gives every pass the order of the first.
+        seed: of the order. Default: 0.
+        shuffle: False gives every pass the order of the first. Default: True.
 
     Attributes:
-        epoch: the pass that comes next; Lightning sets it by `set_epoch`.
+        epoch: the number of the next pass; Lightning sets this by `set_epoch`.
     """
 
     def __init__(self, lengths: Sequence[int], max_frames: int, seed: int = 0, shuffle: bool = True):
-        if max_frames < 1:
-            raise SigmelError(f"max_frames: {max_frames} must be at least 1")
+        check_positive(max_frames=max_frames)
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
         self.batches: list[list[int]] = []
-        for number in sorted(range(len(lengths)), key=lengths.__getitem__):  # the last one of a batch is its longest
+        for number in sorted(
+            range(len(lengths)), key=lengths.__getitem__
+        ):  # the last utterance of a batch is the longest
             if not self.batches or (len(self.batches[-1]) + 1) * lengths[number] > max_frames:
                 self.batches.append([])
             self.batches[-1].append(number)
 
     @property
     def sampler(self) -> BatchesOfLikeLength:
-        """Itself: it is here that Lightning looks for what it tells the epoch to."""
+        """This object: Lightning calls `set_epoch` of a batch sampler's `sampler`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass comes next."""
+        """Set the number of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""dMel archives as storage of lhotse, for arrays along time: ``cut.dmel = writer.store_array(cut.id, ids, ...)``.
+"""dMel archives as storage of lhotse, for arrays along time: `cut.dmel = writer.store_array(cut.id, ids, ...)`.
 
-Importing this module registers reader and writer with lhotse, so that a manifest whose arrays have
-``storage_type: sigmel_dmel`` can be loaded, by ``cut.load_dmel()`` or in part.
+Importing this module registers reader and writer with lhotse. Then arrays with `storage_type: sigmel_dmel` in a
+manifest can be loaded by `cut.load_dmel()`, also in part.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NAME = "sigmel_dmel"
 
 @register_writer
 class DMelLhotseWriter(FeaturesWriter):
-    """Writes ids into one archive, which appears when the ``with`` block has ended without an error.
+    """Writes ids into one archive, which appears when the `with` block has ended without an error.
 
     Args:
         storage_path: the archive.
-        tokenizer: `DMelTokenizer.config` of what made the ids.
+        tokenizer: `config` of the `DMelTokenizer` that made the ids.
     """
 
     name = NAME
@@ -36,7 +36,7 @@ class DMelLhotseWriter(FeaturesWriter):
 
     @property
     def storage_path(self) -> str:
-        """The archive."""
+        """The path of the archive."""
         return str(self._path)
 
     def __enter__(self) -> DMelLhotseWriter:
@@ -47,14 +47,14 @@ class DMelLhotseWriter(FeaturesWriter):
         self._opened.__exit__(*error)
 
     def write(self, key: str, value: np.ndarray) -> str:
-        """Add (T, C) uint8 ids; returns the key that they are found by."""
+        """Add (T, C) uint8 ids; the key, by which `DMelLhotseReader` finds them, is returned."""
         self._writer.write(key, value)
         return key
 
 
 @register_reader
 class DMelLhotseReader(FeaturesReader):
-    """Reads what `DMelLhotseWriter` wrote."""
+    """Reads archives that `DMelLhotseWriter` wrote."""
 
     name = NAME
 
@@ -69,5 +69,5 @@ class DMelLhotseReader(FeaturesReader):
 
 @functools.lru_cache(maxsize=64)
 def _opened(path: str) -> DMelArchive:
-    """lhotse makes a reader for every array."""
+    """An archive, which stays open, since lhotse makes a reader for every array."""
     return DMelArchive(path)

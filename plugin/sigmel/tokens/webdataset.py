@@ -1,7 +1,7 @@
-"""dMel in tar files of webdataset: a member ``<key>.dmel`` is an archive of one utterance.
+"""dMel in tar files of webdataset: a member `<key>.dmel` is an archive of one utterance.
 
-Written by ``sink.write(dmel_sample(id, ids, tokenizer.config, text=...))``, read by
-``WebDataset(...).decode(decode_dmel)``.
+It is written by `sink.write(dmel_sample(id, ids, tokenizer.config, text=...))` and read by
+`WebDataset(...).decode(decode_dmel)`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sigmel.tokens.archive import DMelArchive, DMelArchiveWriter
 
 
 def dmel_sample(utterance_id: str, ids: np.ndarray, tokenizer: Mapping[str, Any], **row: Any) -> dict[str, Any]:
-    """What webdataset's writers take: ``__key__``, ``dmel`` (bytes) and ``json`` (`row`).
+    """A sample for webdataset's writers: `__key__`, `dmel` (bytes) and `json` (the id and `row`).
 
     Args:
-        utterance_id: in the key its dots are underlines, as webdataset takes what follows a dot for the type.
+        utterance_id: dots become underlines in the key, since webdataset takes the rest after a dot for the type.
         ids: (T, C) uint8, without special frames.
-        tokenizer: `DMelTokenizer.config` of what made the ids.
-        **row: what else is known, as JSON can say it.
+        tokenizer: `config` of the `DMelTokenizer` that made the ids.
+        **row: other facts, which JSON can hold.
 
     Raises:
         SigmelError: see `DMelArchiveWriter.write`.
@@ -35,5 +35,5 @@ def dmel_sample(utterance_id: str, ids: np.ndarray, tokenizer: Mapping[str, Any]
 
 
 def decode_dmel(key: str, data: bytes) -> np.ndarray | None:
-    """(T, C) uint8 ids of a member ``*.dmel``; None for any other, which webdataset's next decoder takes."""
+    """(T, C) uint8 ids of a member `*.dmel`; None for other members, which webdataset's next decoder takes."""
     return np.array(DMelArchive(data)[0]) if key.endswith(".dmel") else None

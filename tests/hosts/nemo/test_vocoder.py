@@ -1,4 +1,4 @@
-"""A HiFi-GAN of NeMo's makes sound of dMel, where it was trained on the tokeniser's log-mel."""
+"""A HiFi-GAN of NeMo's makes sound of dMel, where it was trained on the tokenizer's log-mel."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_padding_is_silent(hifigan):
 
 
 def test_another_log_mel_is_refused(hifigan, tmp_path):
-    with pytest.raises(SigmelError, match="sample_rate 22050, the tokeniser 16000"):
+    with pytest.raises(SigmelError, match="sample_rate 22050, the tokenizer 16000"):
         make_vocoder(DMelTokenizer(), "nemo", model=hifigan)
     with pytest.raises(SigmelError, match="no such model"):
         make_vocoder(DMelTokenizer(), "nemo", model=str(tmp_path / "none.nemo"))
