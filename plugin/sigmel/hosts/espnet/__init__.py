@@ -1,7 +1,7 @@
-"""ESPnet host: sigmel's encoders and front ends, and a recogniser that knows of routed experts.
+"""Adapters for ESPnet: sigmel's encoders and front ends, and a recogniser that adds the losses of routed experts.
 
-Importing this package imports ESPnet's model classes, not its tasks. What puts our classes among a task's choices is
-`sigmel.hosts.registration.espnet.register`.
+Importing this package imports ESPnet's model classes, not its tasks. `sigmel.hosts.registration.espnet.register` adds
+our classes to the choices of tasks.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""RichASR and RichTTS (arXiv 2407.15835) where ESPnet expects a decoder and a synthesiser; both are one `DMelLM`."""
+"""RichASR and RichTTS (arXiv 2407.15835) as a decoder and a synthesiser of ESPnet; each holds a `DMelLM`."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ except ImportError:  # before 202611
 
 
 class DMelTokens(AbsEncoder):
-    """``encoder: dmel_tokens``: no encoder. Hands the ids of ``frontend: dmel`` with ``ids: true`` to the decoder."""
+    """`encoder: dmel_tokens`: no encoder, but hands the ids of `frontend: dmel` with `ids: true` to the decoder."""
 
     def __init__(self, input_size: int):
         super().__init__()
         self._size = input_size
 
     def output_size(self) -> int:
-        """C."""
+        """The number of channels, C."""
         return self._size
 
     def forward(self, xs_pad: Tensor, ilens: Tensor, prev_states: Any = None) -> tuple[Tensor, Tensor, None]:
-        """(B, T, C) as they are."""
+        """(B, T, C) ids and their (B,) lengths, as they come."""
         return xs_pad, ilens, None
 
 
 @flat_options(DMelLM, without=["vocab_size", "channels"])
 class RichASR(AbsDecoder, BatchScorerInterface):
-    """``decoder: dmel_lm``: a language model that reads dMel frames and goes on in text.
+    """`decoder: dmel_lm`: a language model that reads dMel frames and goes on in text.
 
-    It scores what beam search asks for, with its keys and values kept. ``ctc_weight: 0.0`` belongs beside it, and
-    ``model: sigmel_asr`` where `speech_weight` or experts are to count in training.
+    It scores the hypotheses of ESPnet's beam search and keeps keys and values for them. Use it with `ctc_weight: 0.0`,
+    and with `model: sigmel_asr` if `speech_weight` or experts are to count in training.
 
     Args:
-        vocab_size: ESPnet's tokens, of which the last one begins and ends a sentence.
+        vocab_size: ESPnet's tokens, of which the last token begins and ends a sentence.
         encoder_output_size: C.
-        bins: ids a channel, as many as the front end's ``bits`` allow. Default: 16.
-        speech_weight: of the loss of foretelling the speech itself. Default: 0.0.
+        bins: ids a channel, 2 ** `bits` of the front end. Default: 16.
+        speech_weight: weight of the loss of predicting the speech itself. Default: 0.0.
         **conf: options of `sigmel.models.lm.DMelLM`.
 
     Attributes:
-        aux_loss: what the last forward pass in training adds to the loss, for `SigmelASRModel`, which takes it away.
+        aux_loss: loss of the last forward pass in training, which `SigmelASRModel` takes away and adds to its own.
     """
 
     aux_loss: Tensor | None = None
@@ -72,15 +72,15 @@ class RichASR(AbsDecoder, BatchScorerInterface):
         check_when_loaded(self, lambda name: "lm." in name)
 
     def forward(self, hs_pad: Tensor, hlens: Tensor, ys_in_pad: Tensor, ys_in_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, U, vocab_size) logits of what follows each of (B, U) tokens, and their (B,) lengths.
+        """(B, U, vocab_size) logits of the token after each of (B, U) tokens, and their (B,) lengths.
 
         Args:
             hs_pad: (B, T, C) ids.
-            hlens: (B,).
-            ys_in_pad: (B, U), each beginning with that of the beginning.
-            ys_in_lens: (B,).
+            hlens: (B,) frames.
+            ys_in_pad: (B, U) tokens, of which the first begins the sentence.
+            ys_in_lens: (B,) tokens.
         """
-        text = ys_in_pad[:, 1:].clamp(max=self.eos - 1)  # ESPnet pads with the end
+        text = ys_in_pad[:, 1:].clamp(max=self.eos - 1)  # ESPnet pads with the token that ends a sentence
         learn_speech = self.speech_weight > 0
         sequence = self.lm.recognition(self._ids(hs_pad), hlens, text, ys_in_lens - 1, learn_speech)
         hidden, aux_loss = self.lm.hidden(sequence)
@@ -94,60 +94,60 @@ class RichASR(AbsDecoder, BatchScorerInterface):
         return self._logits(hidden.gather(1, place)), ys_in_lens
 
     def batch_init_state(self, x: Tensor) -> None:
-        """None: where there is no past."""
+        """The state without a past, None."""
 
     def init_state(self, x: Tensor) -> None:
-        """None: where there is no past."""
+        """The state without a past, None."""
 
     def score(self, ys: Tensor, state: LMState | None, x: Tensor) -> tuple[Tensor, LMState]:
-        """(vocab_size,) log-probabilities of what follows (U,) tokens, of which all but the last are in the state.
+        """(vocab_size,) log-probabilities of the next token, and the state with all tokens.
 
         Args:
-            ys: that of the beginning first.
-            state: of the tokens but the last; None for the first.
+            ys: (U,) tokens, of which the first begins the sentence.
+            state: of all tokens but the last; None if there is one token.
             x: (T, C) ids.
         """
         scores, states = self.batch_score(ys[None], [state], x[None])
         return scores[0], states[0]
 
     def batch_score(self, ys: Tensor, states: list[LMState | None], xs: Tensor) -> tuple[Tensor, list[LMState]]:
-        """See `score`: (B, vocab_size), of hypotheses that are equally long."""
+        """`score` for hypotheses that are equally long: (B, vocab_size), and B states."""
         known = [state for state in states if state is not None]
         if known:
             hidden, state = self.lm.write(ys[:, -1] + TEXT_SPECIAL, LMState.joined(known))
         else:
             hidden, state = self.lm.heard(self._ids(xs), torch.full((len(xs),), xs.shape[1], device=xs.device))
         each = torch.arange(len(ys), device=ys.device)
-        return self._logits(hidden).float().log_softmax(-1), [state.rows(one) for one in each.split(1)]
+        return self._logits(hidden).float().log_softmax(-1), [state.rows(row) for row in each.split(1)]
 
     def _ids(self, hs_pad: Tensor) -> Tensor:
         return hs_pad.round().to(torch.uint8)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """(..., vocab_size), the end last."""
+        """(..., vocab_size) logits, of which the last is that of the end."""
         logits = self.lm.text_head(hidden)
         return torch.cat([logits[..., TEXT_SPECIAL:], logits[..., TEXT_EOS, None]], dim=-1)
 
 
 @flat_options(DMelLM, without=["vocab_size", "channels", "bins"])
 class RichTTS(AbsTTS):
-    """``tts: dmel_lm``: a language model that reads text and goes on in dMel frames, which are made sound.
+    """`tts: dmel_lm`: a language model that reads text and goes on in dMel frames, which a vocoder turns into sound.
 
-    ``odim: 80`` (as many as channels) and ``normalize: null`` belong beside it: it makes tokens of audio itself.
+    It makes tokens of audio itself, so use it with `odim: 80` (the channels) and `normalize: null`.
 
     Args:
         idim: tokens of text.
         odim: C.
-        dmel: settings of `DMelTokenizer`. Default: its own.
+        dmel: settings of `DMelTokenizer`. Default: those of the tokenizer.
         temperature, top_p, max_frames: see `DMelLM.speak_stream`. Defaults: 0.9, 1.0 and 1000.
-        **conf: options of `DMelLM`. With ``speaker_size: 160``, twice C, speakers are told by `voice_print` where no
-            ``spembs`` are given.
+        **conf: options of `DMelLM`. With `speaker_size: 160`, twice C, training takes `voice_print` of the audio where
+            no `spembs` are given; inference always needs `spembs` then.
 
     Raises:
         SigmelError: settings that do not fit together.
     """
 
-    spks = langs = None  # ESPnet asks for them
+    spks = langs = None  # which ESPnet reads
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class RichTTS(AbsTTS):
 
     @property
     def require_vocoder(self) -> bool:
-        """It has its own, which needs no weights."""
+        """Whether ESPnet has to bring a vocoder: no, this model has one that needs no weights."""
         return False
 
     def forward(
@@ -189,7 +189,7 @@ class RichTTS(AbsTTS):
         Args:
             text: (B, U) tokens; text_lengths: (B,).
             feats: (B, samples) audio at the sample rate of the dMel; feats_lengths: (B,).
-            spembs: (B, S) of the speakers.
+            spembs: (B, speaker_size) vectors of the speakers. Default: see the class.
         """
         if feats.ndim != 2:
             raise SigmelError(f"speech: {tuple(feats.shape)}; expected audio (odim: {self.lm.channels}, no features)")
@@ -202,7 +202,15 @@ class RichTTS(AbsTTS):
         return force_gatherable((output.loss, stats, len(text)), output.loss.device)
 
     def inference(self, text: Tensor, spembs: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
-        """Speech of (U,) tokens: ``wav`` (samples,), and ``feat_gen`` (T, C), its log-mel."""
+        """Speak (U,) tokens: `wav` (samples,), and `feat_gen` (T, C), the log-mel of the sound.
+
+        Args:
+            text: (U,) tokens.
+            spembs: (speaker_size,) vector of the speaker, for a model with a speaker_size. Default: None.
+
+        Raises:
+            SigmelError: teacher forcing; a speaker that is missing or not asked for.
+        """
         if kwargs.get("use_teacher_forcing"):
             raise SigmelError("use_teacher_forcing: RichTTS speaks freely only")
         lengths = torch.tensor([len(text)], device=text.device)

@@ -18,16 +18,17 @@ from sigmel.models.encoder import EncoderOutput
 
 
 class RegisteredEncoder(AbsEncoder):
-    """An encoder of sigmel's registry, yours included, where ESPnet expects an encoder; see `espnet_encoder`.
+    """An encoder of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_encoder`.
 
     An encoder with `step`, `initial_state` and a `chunk_size` serves ESPnet's streaming inference.
 
-    A checkpoint with other parameters than the encoder's is refused (SigmelError), whatever ESPnet asks for.
+    A checkpoint with other parameters than the encoder's is refused (SigmelError), even if ESPnet loads with
+    strict=False.
 
     Attributes:
-        registered: its name in the registry.
-        output: what the encoder returned in the last forward pass, hidden frames detached, for `SigmelASRModel`,
-            which takes it away: the loss in it holds on to the graph.
+        registered: the name of the encoder in the registry.
+        output: the output of the last forward pass, with hidden frames detached. `SigmelASRModel` takes it away, since
+            the loss in it keeps the tensors of the pass alive.
     """
 
     registered: ClassVar[str]
@@ -41,7 +42,7 @@ class RegisteredEncoder(AbsEncoder):
         check_when_loaded(self, lambda name: "core." in name)
 
     def output_size(self) -> int:
-        """D."""
+        """The size D of an encoder frame."""
         return self.core.output_size()
 
     def forward(
@@ -57,20 +58,20 @@ class RegisteredEncoder(AbsEncoder):
         Args:
             xs_pad: (B, T, F) features.
             ilens: (B,) how many of the T frames exist.
-            prev_states: in streaming, what the call before returned; None at the start of the streams.
+            prev_states: in streaming, the states that the call before returned; None at the start of the streams.
             is_final: in streaming, whether the streams end with these features.
-            infer_mode: this is streaming: any number of features, even none, all of which exist.
+            infer_mode: whether this is streaming: any number of features, also 0, all of which exist.
 
         Returns:
             (B, T', D), its (B,) lengths, and, in streaming, the states for the next call. A stream gives its frames
-            in whole hops, and the rest at its end; together they equal those of the whole utterance.
+            in whole hops, and the last frames at its end; together they equal the frames of the whole utterance.
 
         Raises:
             SigmelError: streaming with an encoder that sees the whole utterance.
         """
         if infer_mode:
             return self._stream(xs_pad, prev_states, is_final)
-        output = self.core(xs_pad[:, : int(ilens.max())], ilens)  # ESPnet wants no frame beyond the longest
+        output = self.core(xs_pad[:, : int(ilens.max())], ilens)  # ESPnet expects no frames beyond the longest length
         if isinstance(output, EncoderOutput):
             self.output = output._replace(hidden=output.hidden.detach())
         return output[0], output[1], None
@@ -91,15 +92,15 @@ class RegisteredEncoder(AbsEncoder):
         return hidden, lengths, None if is_final else (features[:, count:], state)
 
 
-# ESPnet's streaming inference asks for this class and then calls `forward`. Its classes are abstract base classes,
-# which may be told who else keeps their contract.
+# ESPnet's streaming inference accepts instances of this class only, and calls `forward`. As an abstract base class it
+# takes other classes as subclasses.
 ContextualBlockTransformerEncoder.register(RegisteredEncoder)
 
 
 def espnet_encoder(name: str) -> type[RegisteredEncoder]:
     """Make the ESPnet class of a registered encoder.
 
-    Its arguments are the encoder's own, so that ``--print_config`` shows them, but for those of streaming, which have
+    The arguments are those of the encoder, which `--print_config` shows, except that options of streaming have
     ESPnet's names: see `sigmel.checkpoints.espnet`.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Expert parallelism in ESPnet's training: `asr_train` with one more option.
+"""Expert parallelism in ESPnet's training: `asr_train` with the option `--expert_parallel`.
 
-``torchrun --nproc_per_node 4 -m sigmel.hosts.espnet.expert_parallel --expert_parallel 4
---multiprocessing_distributed false [options of asr_train]``
+`torchrun --nproc_per_node 4 -m sigmel.hosts.espnet.expert_parallel --expert_parallel 4
+--multiprocessing_distributed false [options of asr_train]`
 
-What is written is whole, as of one process: it can be resumed with any number of processes, with this program or with
-`asr_train`, and decoded by ESPnet.
+Checkpoints are whole, as of one process: training can go on from them with any number of processes, with this program
+or with `asr_train`, and ESPnet decodes with them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sigmel.errors import SigmelError, exit_status
 from sigmel.hosts.registration import espnet as espnet_registration
 from sigmel.layers.expert_parallel import expert_mesh, parallelize_experts, spread_optimizer_state, whole_state
 
-# At the top of the module: a spawned worker imports it anew, and must find our classes too.
+# At the top of the module, since a spawned worker imports this module anew and must find our classes as well.
 espnet_registration.register()
 
-# Options of ESPnet: how they are switched off, and why they must be.
+# Options of ESPnet that cannot be used: the value that switches an option off, and the reason.
 REFUSED = {
     "num_att_plot": (0, "one process runs the model alone, without the experts of the others"),
     "create_graph_in_tensorboard": (False, "one process runs the model alone, without the experts of the others"),
-    "use_amp": (False, "torch's gradient scaler cannot take gradients some of which are spread, some not"),
+    "use_amp": (False, "torch's gradient scaler cannot take gradients of which some are spread and some are not"),
 }
 
 
@@ -43,44 +43,44 @@ class ExpertParallelTrainer(Trainer):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See Trainer."""
+        """See `Trainer`."""
         parser.add_argument(
             "--expert_parallel", type=int, default=0, help="processes that share the experts; 0: each has all of them"
         )
 
     @staticmethod
     def resume(*, optimizers: Sequence[Optimizer], **others: Any) -> None:
-        """See Trainer."""
+        """See `Trainer`."""
         Trainer.resume(optimizers=optimizers, **others)
         for optimizer in optimizers:
             spread_optimizer_state(optimizer)
 
     @classmethod
     def train_one_epoch(cls, *, model: nn.Module, optimizers: Sequence[Optimizer], **others: Any) -> bool:
-        """See Trainer."""
+        """See `Trainer`."""
         while cls._held:
             cls._held.pop().remove()
         with implicit_replication():
             invalid = super().train_one_epoch(model=model, optimizers=optimizers, **others)
-        # ESPnet has one process save, alone, when the epoch has been validated. All are together for the last time.
+        # After validation one process saves alone. Here all processes still run together, and can gather the experts.
         cls._held += [_hold(part) for part in (getattr(model, "module", model), *optimizers)]
         return invalid
 
 
 def _hold(part: nn.Module | Optimizer) -> RemovableHandle:
-    """From now on, the state dict is the whole of what it is now."""
+    """Make a model or an optimizer save the whole of its present state from now on."""
     whole = whole_state(part.state_dict())
     return part.register_state_dict_post_hook(lambda _, state, *others: state.update(whole))
 
 
 class ExpertParallelASRTask(ASRTask):
-    """ESPnet's recogniser task with the option ``expert_parallel``."""
+    """ESPnet's recogniser task with the option `expert_parallel`."""
 
     trainer = ExpertParallelTrainer
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[Optimizer]:
-        """See AbsTask; the model is on its device, and its optimizers are yet to be made.
+        """Spread the experts of the model, which is on its device, and then make its optimizers; see `AbsTask`.
 
         Raises:
             SigmelError: an option of `REFUSED`, or see `expert_mesh` and `parallelize_experts`.

@@ -14,12 +14,12 @@ from sigmel.options import flat_options
 
 
 class RegisteredFrontend(AbsFrontend):
-    """A front end of sigmel's registry where ESPnet expects one; see `espnet_frontend`.
+    """A front end of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_frontend`.
 
-    One whose class says ``discrete = True`` gives tokens: ``normalize: null`` must be beside it.
+    A front end whose class has `discrete = True` gives tokens, and must be used with `normalize: null`.
 
     Attributes:
-        registered: its name in the registry.
+        registered: the name of the front end in the registry.
     """
 
     registered: ClassVar[str]
@@ -29,16 +29,16 @@ class RegisteredFrontend(AbsFrontend):
         self.core = registry.build("frontend", self.registered, sample_rate=parse_sample_rate(fs), **conf)
 
     def output_size(self) -> int:
-        """F."""
+        """The number of features a frame, F."""
         return self.core.output_size()
 
     def forward(self, input: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:  # ESPnet's name
-        """(B, T, F) features and their (B,) lengths of (B, samples) waveforms and theirs."""
+        """(B, T, F) features and their (B,) lengths, of (B, samples) waveforms and their (B,) lengths."""
         return self.core(input, input_lengths)
 
 
 def espnet_frontend(name: str) -> type[RegisteredFrontend]:
-    """Make the ESPnet class of a registered front end; its arguments are the front end's, but `fs` for `sample_rate`.
+    """Make the ESPnet class of a registered front end; the arguments are the same, but for `fs` as `sample_rate`.
 
     Raises:
         RegistryError: no front end has that name, or it cannot be loaded.

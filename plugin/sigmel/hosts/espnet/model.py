@@ -1,4 +1,4 @@
-"""ESPnet's recogniser, with what routed experts need in training."""
+"""ESPnet's recogniser, with the losses and figures of routed experts in training."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from sigmel.routing_study.statistics import RoutingStatistics
 
 @flat_options(ESPnetASRModel)
 class SigmelASRModel(ESPnetASRModel):
-    """ESPnetASRModel that adds its encoder's `aux_loss` (load balancing, already weighted) to the training loss, and
-    its decoder's where that has one (`RichASR`).
+    """ESPnetASRModel that adds the `aux_loss` of its encoder, and of the decoder `RichASR`, to the training loss.
 
-    The reporter shows at each step `aux_loss` and `attention_norm` (mean over layers of the 2-norm of what attention
-    gives to a frame, see `sigmel.models.encoder.EncoderOutput`), and in validation what the routers do:
+    The `aux_loss` of an encoder is load balancing, already weighted; without experts and `RichASR` the loss is that of
+    ESPnetASRModel. The reporter shows at each step `aux_loss` and `attention_norm` (mean over layers of the 2-norm of
+    the attention's output, see `sigmel.models.encoder.EncoderOutput`), and in validation how the routers decide:
     `routing_entropy` (nats, mean over layers), `routing_load` (the share of the busiest expert, mean over layers),
     `routing_overlap` (mean Jaccard overlap of a frame's experts in consecutive layers) and `dead_experts` (how many
     were not chosen in the batch).
-    With an encoder without experts its loss is that of ESPnetASRModel.
 
     A checkpoint that lacks or adds parameters is refused (SigmelError).
 
@@ -37,7 +36,7 @@ class SigmelASRModel(ESPnetASRModel):
         *args, **kwargs: see ESPnetASRModel.
 
     Raises:
-        SigmelError: the front end gives speech tokens, and they would be normalised; or `DMelTokens` is given none.
+        SigmelError: the front end gives speech tokens that would be normalised, or `DMelTokens` gets no speech tokens.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -55,7 +54,7 @@ class SigmelASRModel(ESPnetASRModel):
                 f"frontend: {frontend.registered} gives; set normalize: null"
             )
         if getattr(getattr(self.encoder, "core", None), "chunk_size", None) is not None:
-            # ESPnet would cut the waveform and lose a frame at each cut, in silence.
+            # ESPnet would cut the waveform, and lose a frame at each cut without saying so.
             warnings.warn(
                 f"ESPnet's streaming inference cannot cut frontend: {frontend.registered}, which needs whole "
                 "utterances; for streaming, use frontend: default with n_fft, win_length and hop_length",
@@ -84,12 +83,12 @@ class SigmelASRModel(ESPnetASRModel):
                 stats["loss"] = loss.detach()
             else:
                 stats |= routing_figures(output)
-        # On several devices ESPnet gathers what is returned here, and can do so with tensors of one dimension only.
+        # On several devices ESPnet gathers these values, which must be tensors of one dimension.
         return force_gatherable((loss, stats, weight), loss.device)
 
 
 def routing_figures(output: EncoderOutput) -> dict[str, float]:
-    """What the routers did in one batch, as the figures that `SigmelASRModel` reports."""
+    """The figures of one batch's routing that `SigmelASRModel` reports."""
     statistics = RoutingStatistics()
     statistics.update(output.routing, output.lengths)
     summary = statistics.summary()

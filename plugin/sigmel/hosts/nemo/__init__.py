@@ -1,7 +1,7 @@
-"""NeMo host: sigmel's encoders as NeMo modules, for the ``_target_`` of a model's YAML file.
+"""Adapters for NeMo: sigmel's encoders, front ends and models, for the `_target_` of a model's YAML file.
 
-Importing this package imports NeMo's speech collection and lets NeMo instantiate the classes below; see
-`sigmel.hosts.registration.nemo` for how the same is done in programs that do not import sigmel.
+Importing this package imports NeMo's speech collection and allows NeMo to instantiate the classes below; by
+`sigmel.hosts.registration.nemo` programs that do not import sigmel allow this, too.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""Sigmoid attention (arXiv 2409.04431) in place of the softmax attention of NeMo's Conformer."""
+"""Sigmoid attention (arXiv 2409.04431) for NeMo's Conformer, in place of softmax attention."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sigmel.errors import SigmelError
 
 
 class _SigmoidWeights(MultiHeadAttention):
-    """What differs from NeMo's attention: the weights, and the paper's stabilisers around them.
+    """Sigmoid weights and the stabilisers of the paper, for an attention of NeMo's.
 
-    The bias is -ln n, n being the keys that a frame sees: with the full context those of its utterance. It follows
-    from NeMo's mask alone, so that a frame has the same one in a batch, alone and streamed.
+    The bias is -ln n, n being the number of keys that a frame sees; with the full context these are the frames of the
+    utterance. The number follows from NeMo's mask, so that a frame has the same bias in a batch, alone and streamed.
     """
 
     def stabilize(self) -> None:
@@ -30,12 +30,12 @@ class _SigmoidWeights(MultiHeadAttention):
         self.layer_scale = nn.Parameter(torch.full((size,), 1e-4))
 
     def forward_qkv(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See NeMo's MultiHeadAttention."""
+        """See NeMo's `MultiHeadAttention`."""
         q, k, v = super().forward_qkv(query, key, value)  # (B, H, T, d)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward_attention(self, value: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """See NeMo's MultiHeadAttention; the mask (B, T, S) is true where a frame does not see a key."""
+        """See NeMo's `MultiHeadAttention`; the mask (B, T, S) is true where a frame does not see a key."""
         if mask is None:
             mask = torch.zeros(1, *scores.shape[2:], dtype=torch.bool, device=scores.device)
         keys = (~mask).sum(-1, keepdim=True).clamp(min=1)[:, None]  # (B, 1, T, 1)
@@ -45,17 +45,17 @@ class _SigmoidWeights(MultiHeadAttention):
 
 
 class SigmoidAttention(_SigmoidWeights):
-    """NeMo's MultiHeadAttention (`self_attention_model: abs_pos`) with sigmoid weights."""
+    """NeMo's `MultiHeadAttention` (`self_attention_model: abs_pos`) with sigmoid weights."""
 
 
 class RelPositionSigmoidAttention(_SigmoidWeights, RelPositionMultiHeadAttention):
-    """NeMo's RelPositionMultiHeadAttention (`self_attention_model: rel_pos`) with sigmoid weights."""
+    """NeMo's `RelPositionMultiHeadAttention` (`self_attention_model: rel_pos`) with sigmoid weights."""
 
 
 def use_sigmoid_attention(layer: ConformerLayer) -> None:
-    """Replace a Conformer layer's `self_attn`; what the new one has in common with it, it keeps, biases shared too.
+    """Replace a Conformer layer's `self_attn` by sigmoid attention, which keeps its projections and biases.
 
-    Like NeMo's own it makes a matrix of weights; NeMo's `use_pytorch_sdpa` is for softmax and has no meaning here.
+    Like NeMo's own attention, this makes a matrix of weights; NeMo's `use_pytorch_sdpa` is for softmax only.
 
     Raises:
         SigmelError: the layer's attention is local (`self_attention_model: rel_pos_local_attn`).

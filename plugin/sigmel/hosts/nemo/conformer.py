@@ -60,7 +60,7 @@ class OmniRouterConformerEncoder(ConformerEncoder, EncoderMixin):
         decisions, aux_loss = take_routing(feed_forwards, self.routing, self.training)
         if decisions:
             self.report_routing(decisions, outputs[1], aux_loss)
-        # A layer that is frozen, in eval mode, measures nothing.
+        # A frozen layer, which is in eval mode, measures nothing.
         measured = self.training and all(layer.self_attn.training for layer in self.layers)
         self.attention_norms = torch.stack([layer.self_attn.norm for layer in self.layers]) if measured else None
         return outputs
@@ -84,7 +84,7 @@ def _pad_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 @torch.no_grad()
 def _measure(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    """Forward hook of an attention: the 2-norm of what it gives, mean over the frames that exist."""
+    """Forward hook of an attention: the 2-norm of the output, mean over the frames that exist."""
     if not attention.training:
         return
     norm = (output[0] if isinstance(output, tuple) else output).float().norm(dim=-1)  # (B, T)
@@ -97,19 +97,19 @@ def _measure(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def upcycle(model: ASRModel, **routing: Any) -> ASRModel:
     """Give a dense model experts, each a copy of the dense feed-forward, so that its outputs are the same at first.
 
-    Equality holds because the gates are normalised: a frame's gates sum to 1 whatever the router says. The router
-    learns nonetheless, as the sum counts as a constant in the gradient. The model is changed in place, its
-    configuration too, so that it can be saved, restored and trained like any other; set up its optimizer afterwards.
+    The outputs are the same because a frame's gates are normalised to sum to 1; see `sigmel.models.upcycling`. The
+    model is changed in place, with its configuration, so that it can be saved, restored and trained like any other;
+    set up its optimizer afterwards.
 
     Args:
         model: a NeMo model whose encoder is a ConformerEncoder.
-        **routing: routing, experts, top_k, expert_layers, ...: see `OmniRouterConformerEncoder`.
+        **routing: options of `OmniRouterConformerEncoder`: routing, experts, top_k, expert_layers, ...
 
     Returns:
         The same model.
 
     Raises:
-        SigmelError: the encoder is no plain ConformerEncoder, or refuses an option.
+        SigmelError: the encoder is no plain ConformerEncoder, or an option is wrong.
     """
     if type(model.encoder) is not ConformerEncoder:
         raise SigmelError(
@@ -119,13 +119,13 @@ def upcycle(model: ASRModel, **routing: Any) -> ASRModel:
 
 
 def swap_attention(model: ASRModel) -> ASRModel:
-    """Give a model with a Conformer sigmoid attention, keeping all its weights.
+    """Give a model with a Conformer sigmoid attention, and keep all its weights.
 
-    What it computes is different then: train it on. The model is changed in place, its configuration too, so that it
-    can be saved, restored and trained like any other; set up its optimizer afterwards.
+    The outputs are different then, so that the model must be trained on. The model is changed in place, with its
+    configuration, so that it can be saved, restored and trained like any other; set up its optimizer afterwards.
 
     Args:
-        model: a NeMo model whose encoder is a ConformerEncoder, or ours with routed experts.
+        model: a NeMo model whose encoder is a ConformerEncoder, or an `OmniRouterConformerEncoder`.
 
     Returns:
         The same model.
@@ -142,7 +142,7 @@ def swap_attention(model: ASRModel) -> ASRModel:
 
 
 def _rebuild(model: ASRModel, options: dict[str, Any], new: str) -> ASRModel:
-    """The model with our Conformer, whose parameters under `new` may be others than the old encoder had."""
+    """Replace a model's encoder by our Conformer with the same weights, except that parameters under `new` are new."""
     old = model.encoder
     conf = OmegaConf.to_container(model.cfg.encoder, resolve=True)
     conf |= {"_target_": "sigmel.hosts.nemo.OmniRouterConformerEncoder", **options}

@@ -1,4 +1,4 @@
-"""dMel as NeMo's preprocessor: ``_target_: sigmel.hosts.nemo.DMelPreprocessor``."""
+"""dMel as NeMo's preprocessor: `_target_: sigmel.hosts.nemo.DMelPreprocessor`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from torch import Tensor
 from sigmel.features.dmel_frontend import DMelFrontend
 
 
-class _Featurizer(DMelFrontend):
-    """With what NeMo sets on a featurizer before it transcribes."""
-
-    dither = 0.0
-    pad_to = 0
-
-
 class DMelPreprocessor(AudioToMelSpectrogramPreprocessor):
     """The values of dMel tokens where NeMo expects a mel spectrogram.
 
@@ -25,7 +18,7 @@ class DMelPreprocessor(AudioToMelSpectrogramPreprocessor):
         window_size: seconds. Default: 0.05.
         window_stride: seconds between frames. Default: 0.01.
         features: channels. Default: 80.
-        **options: others of `sigmel.features.dmel_frontend.DMelFrontend`: bits, codebook, freq_masks, time_masks, ...
+        **options: other options of `sigmel.features.dmel_frontend.DMelFrontend`: bits, codebook, freq_masks, ...
     """
 
     def __init__(
@@ -36,14 +29,16 @@ class DMelPreprocessor(AudioToMelSpectrogramPreprocessor):
         features: int = 80,
         **options: Any,
     ):
-        # Not the parent's own, which makes its features: that of its parent.
+        # The constructor of the parent's parent, since that of the parent makes the parent's features.
         super(AudioToMelSpectrogramPreprocessor, self).__init__(
             round(window_size * sample_rate), round(window_stride * sample_rate)
         )
         self._sample_rate = sample_rate
-        self.featurizer = _Featurizer(
+        self.featurizer = DMelFrontend(
             sample_rate, 1000 * window_stride, window_ms=1000 * window_size, channels=features, **options
         )
+        for name in ("dither", "pad_to"):  # which NeMo reads and sets when it transcribes
+            setattr(self.featurizer, name, 0)
 
     def get_features(self, input_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T) features and their (B,) lengths."""

@@ -31,22 +31,22 @@ from sigmel.options import flat_options
 
 
 class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin):
-    """Any encoder of sigmel's registry, yours included, where NeMo expects an encoder.
+    """Any encoder of sigmel's registry, also of other packages, where NeMo expects an encoder.
 
     In training an encoder's `aux_loss` (load balancing), already weighted, goes to the model as NeMo's "adapter_loss",
-    which every stock speech model adds to its own loss and logs. The hybrid RNN-T/CTC models of NeMo 3 add it to the
-    RNN-T loss before they mix in CTC: there it counts (1 - ctc_loss_weight) times.
+    which every stock speech model adds to its own loss and logs. The hybrid RNN-T/CTC models of NeMo 3 add this loss
+    to the RNN-T loss before they mix in CTC, so that its weight there is (1 - ctc_loss_weight).
 
-    An encoder with `step`, `initial_state` and a `chunk_size` streams through NeMo's cache-aware contract. The caches
-    hold the past features and frames it needs, so chunks neither overlap nor need frames dropped.
+    An encoder with `step`, `initial_state` and a `chunk_size` streams through NeMo's cache-aware interface. The caches
+    hold the past features and frames that the encoder needs, so that chunks do not overlap and no frames are dropped.
 
     Args:
-        encoder: its name in the registry; `sigmel list` prints them.
+        encoder: a name in the registry; `sigmel list` prints the names.
         feat_in: features a frame.
-        conf: the other keyword arguments of that encoder.
+        conf: the other keyword arguments of the encoder. Default: none.
 
     Raises:
-        SigmelError: no encoder has that name, or it lacks or refuses an option.
+        SigmelError: an unknown name, or an option that is missing or wrong.
     """
 
     def __init__(self, encoder: str, feat_in: int, conf: Mapping[str, Any] | None = None):
@@ -62,7 +62,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
 
     @property
     def input_types(self) -> OrderedDict[str, NeuralType]:
-        """What `forward` takes."""
+        """The inputs of `forward`."""
         return OrderedDict(
             audio_signal=NeuralType(("B", "D", "T"), SpectrogramType()),
             length=NeuralType(tuple("B"), LengthsType(), optional=True),
@@ -74,7 +74,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
 
     @property
     def output_types(self) -> OrderedDict[str, NeuralType]:
-        """What `forward` returns; the caches only when it is given some."""
+        """The outputs of `forward`; caches are returned if caches are given."""
         return OrderedDict(
             outputs=NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
             encoded_lengths=NeuralType(tuple("B"), LengthsType()),
@@ -99,11 +99,11 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
             audio_signal: (B, F, T) features.
             length: (B,) how many of the T frames exist. Default: all.
             cache_last_channel, cache_last_time, cache_last_channel_len: from `get_initial_cache_state` or from the
-                call before.
-            bypass_pre_encode: not supported, there being no separate pre-encoder.
+                call before. Default: None, no streaming.
+            bypass_pre_encode: must be False, since there is no separate pre-encoder. Default: False.
 
         Returns:
-            (B, D, T') and its (B,) int64 lengths, then the three caches if some were given.
+            (B, D, T') and its (B,) int64 lengths; then the three caches, if caches were given.
 
         Raises:
             SigmelError: features of another size than feat_in.
@@ -135,12 +135,12 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
         return hidden.transpose(1, 2), encoded, *pack(state)
 
     def setup_streaming_params(self, chunk_size: int | None = None, shift_size: int | None = None) -> None:
-        """Set `streaming_cfg`, which tells NeMo's streaming code how much to feed.
+        """Set `streaming_cfg`, by which NeMo's streaming code cuts the input.
 
         Args:
-            chunk_size: encoder frames a call, a multiple of the encoder's own chunk_size: larger ones cost latency,
-                not accuracy. Default: the encoder's own.
-            shift_size: the same number, since chunks do not overlap.
+            chunk_size: encoder frames a call, a multiple of the encoder's own chunk_size; a larger number costs
+                latency, not accuracy. Default: the encoder's own.
+            shift_size: must be the same number as chunk_size, since chunks do not overlap. Default: chunk_size.
 
         Raises:
             SigmelError: the encoder cannot stream, or not in such chunks.
@@ -171,8 +171,8 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
 
         Args:
             batch_size: B.
-            dtype, device: where they are wanted. Default: those of the encoder.
-            max_dim: ignored; NeMo's export fills caches with noise when it is set.
+            dtype, device: of the caches. Default: those of the encoder.
+            max_dim: ignored; with this argument NeMo's export asks for caches full of noise.
         """
         channel, time, count = pack(self.core.initial_state(batch_size))
         return channel.to(device, dtype), time.to(device, dtype), count.to(device)
@@ -180,29 +180,29 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
     def streaming_post_process(
         self, rets: tuple[Tensor, ...], keep_all_outputs: bool = True
     ) -> tuple[Tensor | None, ...]:
-        """The five outputs of a streaming step; no output is ever in need of being dropped."""
+        """The five outputs of a streaming step; no frames have to be dropped."""
         return (*rets, None, None, None) if len(rets) == 2 else rets
 
     def input_example(self, max_batch: int = 1, max_dim: int = 256) -> tuple[Tensor, ...]:
-        """Random features and their lengths, and caches if these are exported too."""
+        """Random features and their lengths, and caches if caches are exported."""
         device = next(self.parameters()).device
         if not self.export_cache_support:
             features = torch.randn(max_batch, self._feat_in, max_dim, device=device)
             return features, torch.full((max_batch,), max_dim, device=device)
-        assert self.streaming_cfg is not None  # set_export_config, which asks for caches, made it
+        assert self.streaming_cfg is not None  # made by set_export_config, which asks for caches
         frames = self.streaming_cfg.chunk_size
         features = torch.randn(max_batch, self._feat_in, frames, device=device)
         return features, torch.full((max_batch,), frames, device=device), *self.get_initial_cache_state(max_batch)
 
     @property
     def disabled_deployment_input_names(self) -> set[str]:
-        """Inputs that are left out of an exported graph."""
+        """Inputs that an exported graph does not have."""
         caches = {name for name in self.input_types if name.startswith("cache")}
         return {"bypass_pre_encode"} | (set() if self.export_cache_support else caches)
 
     @property
     def disabled_deployment_output_names(self) -> set[str]:
-        """Outputs that are left out of an exported graph."""
+        """Outputs that an exported graph does not have."""
         return set() if self.export_cache_support else {name for name in self.output_types if name.startswith("cache")}
 
 

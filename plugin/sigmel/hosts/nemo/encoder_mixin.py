@@ -26,7 +26,7 @@ class EncoderMixin(AccessMixin):
     def report_routing(self, routing: Sequence[RoutingDecision], lengths: Tensor, aux_loss: Tensor) -> None:
         """Show the decisions to the observer; in training, hand the loss to the model as NeMo's "adapter_loss".
 
-        The model adds what is registered under that name to its own loss in `training_step`, logs it, and clears it.
+        In `training_step` the model adds the losses registered under this name to its own loss, logs and clears them.
         """
         if self.routing_observer is not None:
             self.routing_observer(routing, lengths)

@@ -21,11 +21,12 @@ from sigmel.layers.expert_parallel import (
 )
 
 
-class ExpertParallel(Callback, Serialization):  # of other callbacks NeMo builds none from YAML but its own
-    """Spreads the experts over processes while a model is fitted; see `sigmel.layers.expert_parallel`.
+class ExpertParallel(Callback, Serialization):  # NeMo builds callbacks from YAML only if they are Serialization
+    """Callback that spreads the experts over processes while a model is fitted; see `sigmel.layers.expert_parallel`.
 
-    Checkpoints are whole, as of one process: they load at any number of processes, with this callback or without, and
-    so do `.nemo` files written at the end of the training or after it. Gradients are clipped by the norm of all.
+    Checkpoints are whole, as of one process: they can be loaded with any number of processes, with this callback or
+    without, and so can `.nemo` files written at the end of training or later. Gradients are clipped by the norm of all
+    gradients.
 
         trainer:
           strategy: ddp
@@ -34,12 +35,12 @@ class ExpertParallel(Callback, Serialization):  # of other callbacks NeMo builds
               size: 4
 
     Args:
-        size: how many processes share the experts; it divides their number. Default: all.
+        size: how many processes share the experts, a divisor of the number of processes. Default: all.
 
     Raises:
-        SigmelError: when a fit starts, if the strategy is none of DDP; the precision is 16-mixed (torch's gradient
-            scaler cannot take gradients some of which are spread, some not); a checkpoint callback is to save weights
-            alone or `.nemo` files in between (they would hold a part of the experts); or see `expert_mesh` and
+        SigmelError: when a fit starts, if the strategy is not DDP; the precision is 16-mixed (torch's gradient scaler
+            cannot take gradients of which some are spread and some are not); a checkpoint callback saves weights only
+            or `.nemo` files during training (they would hold a part of the experts); or see `expert_mesh` and
             `parallelize_experts`.
     """
 
@@ -63,7 +64,7 @@ class ExpertParallel(Callback, Serialization):  # of other callbacks NeMo builds
         self._while_fitting.enter_context(implicit_replication())  # Lightning clips all gradients in one call
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Spread what the optimizers took from a checkpoint."""
+        """Spread the states that the optimizers took from a checkpoint."""
         for optimizer in trainer.optimizers:
             spread_optimizer_state(optimizer)
 
@@ -73,11 +74,11 @@ class ExpertParallel(Callback, Serialization):  # of other callbacks NeMo builds
         checkpoint["optimizer_states"] = [whole_state(state) for state in checkpoint["optimizer_states"]]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the model whole; checkpoint callbacks, which may now write a `.nemo` file, come after this one."""
+        """Make the model whole, before checkpoint callbacks, which come later, write a `.nemo` file."""
         gather_experts(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End of the fit."""
+        """Leave the context in which the model was fitted."""
         self._while_fitting.close()
 
 

@@ -1,4 +1,4 @@
-"""RichASR and RichTTS (arXiv 2407.15835) as a NeMo model: trained by Lightning, saved as ``.nemo``."""
+"""RichASR and RichTTS (arXiv 2407.15835) as a NeMo model, which is trained by Lightning and saved as `.nemo`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sigmel.features.vocoder import make_vocoder
 from sigmel.features.voice_print import voice_print
 from sigmel.files.audio import read_audio
 from sigmel.models.lm import DMelLM
+from sigmel.options import check_choice
 from sigmel.tokens.batches import BatchesOfLikeLength, SpokenText, SpokenTexts, collate
 from sigmel.tokens.text import load_tokenizer, uncovered
 
@@ -30,24 +31,23 @@ TASKS = ("asr", "tts", "joint")
 
 
 class DMelLMModel(ModelPT):
-    """A `DMelLM` with its tokenisers, which learns to recognise, to speak, or both.
+    """A `DMelLM` with its tokenizers, which learns to recognise, to speak, or both.
 
     Args:
-        cfg: ``task``: "asr", "tts" or "joint"; ``speech_weight``: in recognition, of the loss of foretelling the
-            speech itself, as a language model does (0 for none); ``dmel``: settings of `DMelTokenizer`;
-            ``tokenizer.dir``: folder of a SentencePiece model; ``lm``: options of `DMelLM`; ``train_ds`` and
-            ``validation_ds``: ``archives``, a folder that ``sigmel dmel encode`` made, and ``max_frames`` of a batch;
-            ``optim`` as in any NeMo model.
-        trainer: Lightning's.
+        cfg: `task`: "asr", "tts" or "joint"; `speech_weight`: in recognition, weight of the loss of predicting the
+            speech itself, as a language model does (0 for none); `dmel`: settings of `DMelTokenizer`;
+            `tokenizer.dir`: folder of a SentencePiece model; `lm`: options of `DMelLM`; `train_ds` and
+            `validation_ds`: `archives`, a folder that `sigmel dmel encode` made, and `max_frames` of a batch;
+            `optim` as in any NeMo model.
+        trainer: Lightning's. Default: None.
 
     Raises:
         SigmelError: a setting or a data set that cannot be used, by name.
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
-        if cfg.task not in TASKS:
-            raise SigmelError(f"model.task: '{cfg.task}' is none of {', '.join(TASKS)}")
-        self.spelling: Any = None  # NeMo asks for data loaders in its constructor, before there is any
+        check_choice("model.task", cfg.task, TASKS)
+        self.spelling: Any = None  # NeMo's constructor asks for data loaders before there is a tokenizer
         super().__init__(cfg=cfg, trainer=trainer)
         given = cfg.tokenizer.get("model_path") or str(Path(cfg.tokenizer.dir) / "tokenizer.model")
         self.spelling = load_tokenizer(Path(self.register_artifact("tokenizer.model_path", given)))
@@ -63,11 +63,11 @@ class DMelLMModel(ModelPT):
     # --- Data
 
     def setup_training_data(self, train_data_config: DictConfig) -> None:  # NeMo's names
-        """Read what `train_ds` names."""
+        """Make the data loader of `train_ds`."""
         self._train_dl = self._loader("train_ds", train_data_config, shuffle=True)
 
     def setup_validation_data(self, val_data_config: DictConfig) -> None:
-        """Read what `validation_ds` names."""
+        """Make the data loader of `validation_ds`."""
         self._validation_dl = self._loader("validation_ds", val_data_config, shuffle=False)
 
     def _loader(self, name: str, section: DictConfig, shuffle: bool) -> DataLoader | None:
@@ -99,26 +99,26 @@ class DMelLMModel(ModelPT):
         found: dict[str, Any] = {"val_loss": loss, "size": len(batch.text)}
         if self.cfg.task != "tts":
             tokens = self.lm.transcribe(batch.speech, batch.speech_lengths)
-            found["hypotheses"] = [self.spelling.decode(one) for one in tokens]
+            found["hypotheses"] = [self.spelling.decode(text) for text in tokens]
             rows = zip(batch.text, batch.text_lengths, strict=True)
             found["references"] = [self.spelling.decode(text[:length].tolist()) for text, length in rows]
         self._found.append(found)
         return found
 
     def on_validation_epoch_start(self) -> None:
-        """Nothing found so far."""
+        """Forget the batches of the last validation."""
         self._found: list[dict[str, Any]] = []
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
         """Log `val_loss` and, for recognition, `val_wer`."""
-        total = sum(one["size"] for one in self._found)
-        self.log("val_loss", sum(one["val_loss"] * one["size"] for one in self._found) / total)
+        total = sum(batch["size"] for batch in self._found)
+        self.log("val_loss", sum(batch["val_loss"] * batch["size"] for batch in self._found) / total)
         if self.cfg.task != "tts":
-            pairs = [[text for one in self._found for text in one[name]] for name in ("hypotheses", "references")]
-            self.log("val_wer", word_error_rate(*pairs))
+            texts = [[text for batch in self._found for text in batch[name]] for name in ("hypotheses", "references")]
+            self.log("val_wer", word_error_rate(*texts))
 
     def _loss(self, batch: SpokenText) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is to be small, and its parts for the log."""
+        """The training loss, and its parts for the log."""
         speech, speech_lengths, text, text_lengths = batch
         loss, parts = torch.zeros((), device=speech.device), {}
         if self.cfg.task != "tts":
@@ -136,7 +136,7 @@ class DMelLMModel(ModelPT):
     # --- Use
 
     def _voices(self, speech: Tensor, lengths: Tensor) -> Tensor | None:
-        """(B, 2 C) what a voice is told by, where the model is to know of it: see `voice_print`."""
+        """(B, 2 C) vectors of the speakers, see `voice_print`; None for a model without a speaker_size."""
         return voice_print(self.dmel, speech, lengths) if self.lm.speaker_size else None
 
     def transcribe(self, paths: Sequence[str | Path], batch_size: int = 16) -> list[str]:
@@ -158,11 +158,11 @@ class DMelLMModel(ModelPT):
     def transcribe_generator(
         self, batches: Iterable[Sequence[Tensor]], override_config: Any = None
     ) -> Iterator[list[Hypothesis]]:
-        """Hypotheses of batches, of which waveforms (B, samples) and their lengths (B,) come first, as with NeMo."""
+        """Hypotheses of batches, tuples that begin with waveforms (B, samples) and lengths (B,), as NeMo's do."""
         self.eval()
         for waveforms, lengths, *_ in batches:
             tokens = self.lm.transcribe(*self.dmel.encode(waveforms.to(self.device), lengths.to(self.device)))
-            yield [Hypothesis(score=0.0, y_sequence=one, text=self.spelling.decode(one)) for one in tokens]
+            yield [Hypothesis(score=0.0, y_sequence=text, text=self.spelling.decode(text)) for text in tokens]
 
     @torch.no_grad()
     def speak(
@@ -173,13 +173,13 @@ class DMelLMModel(ModelPT):
         vocoder: nn.Module | None = None,
         **options: Any,
     ) -> list[np.ndarray]:
-        """Sound of texts, at the sample rate of the model's dMel.
+        """Speak texts: (samples,) float32 sound of each text, at the sample rate of the model's dMel.
 
         Args:
-            texts: what to say.
-            voice: (B or 1, 2 C) of `voice_print`, where the model knows of any. Default: None.
+            texts: the texts to speak.
+            voice: (B, 2 C) or (1, 2 C) of `voice_print`, for a model with a speaker_size. Default: None.
             seed: of the random numbers. Default: 0.
-            vocoder: of `sigmel.features.vocoder.make_vocoder`. Default: the one that needs no weights.
+            vocoder: made by `sigmel.features.vocoder.make_vocoder`. Default: the vocoder that needs no weights.
             **options: of `DMelLM.speak_stream`.
 
         Raises:
@@ -201,5 +201,5 @@ class DMelLMModel(ModelPT):
 
     @classmethod
     def list_available_models(cls) -> None:
-        """There are none to download."""
+        """NeMo asks for this method; there are no models to download."""
         return None

@@ -12,12 +12,12 @@ from sigmel.routing_study.statistics import RoutingStatistics
 
 
 class RoutingMonitor(Callback):
-    """Logs what the routers do, in the batch of every `trainer.log_every_n_steps`-th step.
+    """Callback that logs where the routers send frames, in the batch of every `trainer.log_every_n_steps`-th step.
 
-    For the n-th layer with experts "routing/layer_<n>/load_<e>" (share of the choices that went to expert e),
+    Logged for the n-th layer with experts: "routing/layer_<n>/load_<e>" (share of the choices that went to expert e),
     "routing/layer_<n>/entropy" (nats) and "routing/layer_<n>/dead_experts" (how many were not chosen); for each pair
-    of such layers "routing/overlap_<n>_<n + 1>" (mean Jaccard overlap of a frame's experts). Give it to the trainer:
-    `Trainer(callbacks=[RoutingMonitor()])`.
+    of consecutive layers with experts: "routing/overlap_<n>_<n + 1>" (mean Jaccard overlap of a frame's experts).
+    Usage: `Trainer(callbacks=[RoutingMonitor()])`.
 
     Raises:
         SigmelError: when training starts, if the model's encoder has no routed experts to watch.
@@ -39,7 +39,7 @@ class RoutingMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was seen."""
+        """Log the statistics of this batch."""
         if self._statistics is None:
             return
         summary, self._statistics, pl_module.encoder.routing_observer = self._statistics.summary(), None, None
@@ -52,10 +52,10 @@ class RoutingMonitor(Callback):
 
 
 class AttentionNormMonitor(Callback):
-    """Logs what the attention of each layer adds to a frame, in every `trainer.log_every_n_steps`-th step.
+    """Callback that logs how much each layer's attention adds to a frame, every `trainer.log_every_n_steps`-th step.
 
-    "attention_norm" is the mean over layers of the 2-norm, "attention_norm/layer_<n>" that of one layer; see
-    `sigmel.models.encoder.EncoderOutput`. Give it to the trainer: `Trainer(callbacks=[AttentionNormMonitor()])`.
+    "attention_norm/layer_<n>" is the 2-norm in a layer, see `sigmel.models.encoder.EncoderOutput`, and
+    "attention_norm" the mean over layers. Usage: `Trainer(callbacks=[AttentionNormMonitor()])`.
 
     Raises:
         SigmelError: when training starts, if the model's encoder is not one of sigmel's.
@@ -68,7 +68,7 @@ class AttentionNormMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was seen."""
+        """Log the norms of this batch."""
         norms = pl_module.encoder.attention_norms
         if norms is None or trainer.global_step % trainer.log_every_n_steps:
             return

@@ -1,4 +1,4 @@
-"""A streaming state as the three tensors that NeMo hands from one chunk to the next, and back.
+"""The state of a streaming encoder, as the three tensors that NeMo hands from one chunk to the next.
 
 NeMo's own encoder keeps attention in `cache_last_channel` (layers, B, T, D), convolutions in `cache_last_time`
 (layers, B, D, T) and a length in `cache_last_channel_len` (B,); its streaming code relies on where the batch is.
@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmel.errors import SigmelError
 from sigmel.layers.attention import AttentionState
 
 Caches = tuple[Tensor, Tensor, Tensor]
 
 
 def pack(state: Any) -> Caches:
-    """The caches of a state.
+    """Pack a state into caches.
 
     Args:
-        state: a dataclass of tensors, lists and dataclasses, among which one int64 tensor (B,) counts frames.
+        state: a dataclass of tensors, lists and dataclasses; one int64 tensor (B,) among these counts frames.
 
     Returns:
         Keys and values of every attention, (layers, B, L, 2 * H * d), where L may grow from call to call; all other
@@ -37,12 +38,13 @@ def pack(state: Any) -> Caches:
             others.append(leaf.flatten(1))
         else:
             count = leaf
-    assert count is not None  # every state of ours counts its frames
+    if count is None:
+        raise SigmelError(f"{type(state).__name__}: a streaming state needs an int64 tensor (B,) that counts frames")
     return torch.stack(attention), torch.cat(others, dim=1)[None, :, :, None], count
 
 
 def unpack(caches: Caches, template: Any) -> Any:
-    """The state of these caches; `template`, an initial state of one stream, says how it is built."""
+    """Unpack caches into a state of the structure of `template`, an initial state of one stream."""
     channel, time, count = caches
     attention, others, start = iter(channel), time[0, :, :, 0], 0
 

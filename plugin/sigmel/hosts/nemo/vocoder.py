@@ -1,4 +1,4 @@
-"""Vocoders trained with NeMo, for log-mel of dMel tokens."""
+"""Vocoders trained with NeMo, for the log-mel of dMel tokens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sigmel.layers.masks import valid_frames
 
 
 class NeMoVocoder(nn.Module):
-    """A vocoder of NeMo's, HiFi-GAN say, where one of the registry is expected (``vocoder.nemo``).
+    """A vocoder of NeMo's, such as HiFi-GAN, as a vocoder of the registry (`vocoder.nemo`).
 
     Args:
-        tokenizer: whose log-mel is to be heard.
-        model: a ``.nemo`` file, or a vocoder that is there.
+        tokenizer: made the log-mel.
+        model: a `.nemo` file, or a vocoder of NeMo's.
 
     Attributes:
-        config: the log-mel that it was trained on, in the names of `DMelTokenizer`.
+        config: settings of the log-mel that the vocoder was trained on, with the names of `DMelSettings`.
 
     Raises:
-        SigmelError: the file is no vocoder of NeMo's, or one for something else than log-mel magnitudes.
+        SigmelError: the file is no vocoder of NeMo's, or a vocoder for other features than log-mel magnitudes.
     """
 
     config: dict[str, Any]
@@ -37,11 +37,11 @@ class NeMoVocoder(nn.Module):
         self.core = model.eval() if isinstance(model, Vocoder) else load_model(Path(model), Vocoder, device="cpu")
         mel = self.core.cfg.preprocessor
         if mel.get("mag_power", 2.0) != 1.0 or not mel.get("log", True) or mel.get("normalize") or mel.get("preemph"):
-            raise SigmelError(f"{model}: was trained on something else than the logarithm of mel magnitudes, as it is")
+            raise SigmelError(f"{model}: was trained on other features than the plain logarithm of mel magnitudes")
         rate = mel.sample_rate
 
         def length(of: str) -> float:
-            """Milliseconds, which NeMo counts in samples or in seconds."""
+            """Milliseconds of a length that NeMo gives in samples or in seconds."""
             samples = mel.get(f"n_{of}")
             return 1000 * (mel.get(of) if samples is None else samples / rate)
 
