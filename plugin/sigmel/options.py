@@ -24,35 +24,48 @@ def split_options(given: Mapping[str, Any], *groups: type) -> list[Any]:
     return [*made, given]
 
 
-def flat_options(*sources: Callable[..., Any], without: Collection[str] = ()) -> Callable[[Class], Class]:
-    """Class decorator: the `**options` of a class are the parameters of dataclasses or other classes, `sources`.
-
-    `inspect.signature`, which ESPnet's --print_config, help() and `sigmel.registry` read, shows them one by one, and
-    an option that is not among them is a SigmelError that names it, unless a source takes any.
+def flat_signature(
+    function: Callable[..., Any], *sources: Callable[..., Any], without: Collection[str] = ()
+) -> inspect.Signature:
+    """The signature of a function or class whose `**options` are the parameters of others.
 
     Args:
+        function: takes `**options`.
         sources: dataclasses and classes that the options are handed to.
-        without: parameters of the sources that are no options of the class.
+        without: parameters of the sources that are no options.
+    """
+    own = inspect.signature(function).parameters
+    theirs = [p for source in sources for p in inspect.signature(source).parameters.values()]
+    named = [p for p in theirs if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    flat = {name: p for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+    flat |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named if p.name not in {*own, *without}}
+    flat |= {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
+    any_other = [p for p in theirs if p.kind is p.VAR_KEYWORD][:1]
+    return inspect.Signature([*flat.values(), *any_other])
+
+
+def flat_options(*sources: Callable[..., Any], without: Collection[str] = ()) -> Callable[[Class], Class]:
+    """Class decorator for a class that takes `**options`: it has the `flat_signature`, and refuses other options.
+
+    ESPnet's --print_config, help() and `sigmel.registry` read the signature. An option that is not there is a
+    SigmelError that names it.
     """
 
     def decorate(cls: Class) -> Class:
         init = cls.__init__  # type: ignore[misc]
-        own = inspect.signature(init).parameters
-        theirs = [p for source in sources for p in inspect.signature(source).parameters.values()]
-        flat = {name: p for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
-        others = [p for p in theirs if p.kind is p.VAR_KEYWORD][:1]
-        named = [p for p in theirs if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        flat |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named if p.name not in {*own, *without}}
-        flat |= {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
+        signature = flat_signature(init, *sources, without=without)
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
         @functools.wraps(init)
         def checked(self: Any, *args: Any, **options: Any) -> None:
             for name in options:
-                if name not in flat and not others:
-                    raise SigmelError(f"{cls.__name__} has no option {name!r}; {nearest(name, [*flat][1:])}")
+                if not takes_any and name not in signature.parameters:
+                    raise SigmelError(
+                        f"{cls.__name__} has no option {name!r}; {nearest(name, [*signature.parameters][1:])}"
+                    )
             init(self, *args, **options)
 
-        checked.__signature__ = inspect.Signature([*flat.values(), *others])  # type: ignore[attr-defined]
+        checked.__signature__ = signature  # type: ignore[attr-defined]
         cls.__init__ = checked  # type: ignore[misc]
         return cls
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.files.audio import parse_sample_rate
-from sigmel.options import flat_options
+from sigmel.options import flat_signature
 
 
 class RegisteredFrontend(AbsFrontend):
@@ -45,10 +45,10 @@ def espnet_frontend(name: str) -> type[RegisteredFrontend]:
     """
     core = registry.get("frontend", name)
 
-    @flat_options(core, without=["sample_rate"])
     class Frontend(RegisteredFrontend):
         __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet front end.\n\n{inspect.getdoc(core)}"
         registered = name
 
     Frontend.__name__ = Frontend.__qualname__ = core.__name__
+    Frontend.__signature__ = flat_signature(RegisteredFrontend, core, without=["sample_rate"])
     return Frontend
