@@ -101,7 +101,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         raise SigmelError(f"{path.parent} has a config.yaml already; name a file in another folder")
     contents = dict(zip(("config.yaml", path.name), checkpoint.contents(), strict=True))
     for name, content in (checkpoint.files | contents).items():
-        with atomic_path(path.parent / name) as temporary:
+        with atomic_path(path.parent / Path(name).name) as temporary:  # whatever folder a name says
             temporary.write_bytes(content)
 
 
@@ -220,7 +220,7 @@ def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:
 
 
 def streams(encoder: str) -> bool:
-    """Whether a registered encoder has the options that ESPnet calls otherwise."""
+    """Whether a registered encoder has the options that have other names in ESPnet."""
     return set(inspect.signature(registry.get("encoder", encoder)).parameters) >= CORE
 
 

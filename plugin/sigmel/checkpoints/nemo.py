@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from sentencepiece import SentencePieceProcessor
 
 from sigmel.checkpoints.checkpoint import ENCODER, END, FRONTEND, Checkpoint, CTCModel, reading, require
 from sigmel.errors import SigmelError
@@ -153,16 +154,16 @@ def with_pieces(tokenizer: bytes, pieces: list[str]) -> bytes:
     Raises:
         SigmelError: the model has other pieces.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    proto.ParseFromString(tokenizer)
-    present = [piece.piece for piece in proto.pieces]
+    known = SentencePieceProcessor(model_proto=tokenizer)
+    present = [known.id_to_piece(number) for number in range(known.get_piece_size())]
     if [*present, END] == pieces:
-        proto.pieces.add(piece=END, score=0.0, type=proto.SentencePiece.CONTROL)
-    elif present != pieces:
+        # A SentencePiece model is a protocol buffer, whose first field is the list of pieces. Appended is one element
+        # more: a message of a string (field 1) and a type (field 3), 3 for control pieces.
+        piece = b"\x0a" + bytes([len(END)]) + END.encode() + b"\x18\x03"
+        return tokenizer + b"\x0a" + bytes([len(piece)]) + piece
+    if present != pieces:
         raise SigmelError(f"the tokenizer has {len(present)} pieces, which are not the model's {len(pieces)} tokens")
-    return proto.SerializeToString()
+    return tokenizer
 
 
 def add_experts(config: dict[str, Any], options: Mapping[str, Any]) -> Stack:

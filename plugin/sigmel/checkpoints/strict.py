@@ -1,4 +1,4 @@
-"""A checkpoint must fit: ESPnet loads with strict=False, and leaves what is missing at its random start."""
+"""Strict loading under hosts that load with strict=False, which leaves missing parameters at their random start."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sigmel.errors import SigmelError
 
 
 def check_when_loaded(module: nn.Module, ours: Callable[[str], bool]) -> None:
-    """From now on, refuse a state dict that lacks or adds parameters, even where strict=False is asked for.
+    """Make a module refuse state dicts that lack or add parameters, even with strict=False.
 
     Args:
-        module: what is loaded, or a part of it.
-        ours: of a parameter's full name, whether it is this module's to check.
+        module: the module that is loaded, or a part of it.
+        ours: whether a parameter is to be checked, by its full name.
     """
 
     def check(_: nn.Module, incompatible: Any) -> None:

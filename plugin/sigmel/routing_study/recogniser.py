@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,8 +118,6 @@ class CTCRecogniser(RoutedRecogniser):
     bias: Tensor
 
     def __init__(self, model: CTCModel):
-        from sentencepiece import SentencePieceProcessor
-
         frontend = LogMel(**model.frontend)
         encoder = registry.build("encoder", model.encoder, input_size=frontend.output_size(), **model.options)
         frame_seconds = model.frontend["window_stride"] * encoder.subsampling_factor
