@@ -1,12 +1,12 @@
-# What the recipes share: options, stages, the choice of Python. Sourced by a recipe's path.sh.
+# What the recipes share: options, stages, the choice of Python. Sourced by every run.sh.
 
 # By default glibc gives large blocks back to the system when they are freed; a training step, which takes hundreds of
-# them anew, then spends a tenth of its time on page faults.
+# large blocks anew, then spends a tenth of its time on page faults.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} # 32 MiB, the most that glibc allows
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-17179869184}
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-called_from=$OLDPWD # a recipe changes into its own folder; paths in its options are relative to this
+called_from=$OLDPWD # a recipe changes into its own folder; paths in its options are relative to this one
 
 # Print the comment at the top of the recipe: its manual.
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
@@ -16,10 +16,18 @@ fail() {
   exit 2
 }
 
-# parse_options "a list of variables" "$@": --stop_stage 3 (or --stop-stage 3, --stop_stage=3) sets stop_stage=3.
-parse_options() {
-  local known=" $1 " name value
-  shift
+# --- options
+#
+# A recipe declares each option once. `option` and `path_option` also write it into `system`, the name of the
+# experiment's folder, and into `tags`, which tell rows of results apart, so that the results of different options never
+# mix. An option at its default is not mentioned.
+
+declare -A given # value by name, of the options on the command line
+system= tags=()
+
+# read_options "$@": --stop_stage 3, --stop-stage 3 and --stop_stage=3 all become given[stop_stage]=3.
+read_options() {
+  local name value
   while [ $# -gt 0 ]; do
     case "$1" in
       -h | --help) usage; exit 0 ;;
@@ -27,80 +35,109 @@ parse_options() {
       --*) [ $# -ge 2 ] || fail "$1 needs a value"; name=$1 value=$2; shift 2 ;;
       *) fail "unexpected argument: $1 (see --help)" ;;
     esac
-    name=${name#--} name=${name//-/_}
-    [[ $known == *" $name "* ]] || fail "unknown option: --$name (see --help)"
-    printf -v "$name" %s "$value"
+    name=${name#--}
+    given[${name//-/_}]=$value
   done
 }
 
-# A path given by the user, from here; nothing stays nothing.
-absolute() {
-  case "$1" in
-    '' | /*) printf %s "$1" ;;
-    *) printf %s "$called_from/$1" ;;
+# setting NAME DEFAULT PATTERN: set the variable NAME to the given value, else to DEFAULT. The whole value must match the
+# extended regular expression.
+setting() {
+  printf -v "$1" %s "${given[$1]-$2}"
+  unset "given[$1]"
+  [[ ${!1} =~ ^($3)$ ]] || fail "--$1: '${!1}' is not one of: $3"
+}
+
+# option NAME DEFAULT PATTERN: a setting that decides what is made. Sets `label`: empty, or _NAME-VALUE.
+option() {
+  setting "$@"
+  label=
+  [ "${!1}" = "$2" ] || mention "$1" "${!1}"
+}
+
+# path_option NAME: an option that is a path, by default empty. Folders are named after its last part and a checksum.
+path_option() {
+  setting "$1" '' '.*'
+  label=
+  [ -n "${!1}" ] || return 0
+  case ${!1} in
+    /*) ;;
+    *) printf -v "$1" %s "$called_from/${!1}" ;;
   esac
+  printf -v "$1" %s "$(realpath "${!1}" 2>/dev/null || echo "${!1}")"
+  mention "$1" "$(short_path "${!1}")"
 }
 
-# check NAME PATTERN: the variable's value must match the whole extended regular expression.
-check() {
-  [[ ${!1} =~ ^($2)$ ]] || fail "--$1: '${!1}' is not one of: $2"
+# The last part of a path and a checksum of it, as seen from the recipe if it lies there: a checkout may be moved.
+short_path() {
+  local name
+  name=$(basename "$1" | tr -c '[:alnum:]._\n-' _)
+  echo "$name-$(printf %s "${1#"$(pwd -P)"/}" | cksum | cut -d ' ' -f 1)"
 }
 
-# The options every recipe has.
-check_options() {
-  check stage '[1-7]'
-  check stop_stage '[1-7]'
-  check host 'nemo|espnet'
-  check routing 'dense|switch|omni|path:[1-9][0-9]*'
-  check attention 'softmax|sigmoid'
-  check seed '[0-9]+'
-  # What folders and tables call the system; the usual attention is not mentioned.
-  system=${host}_${size}_${routing/:/}
-  tags=(host="$host" size="$size" routing="$routing" seed="$seed")
-  [ "$attention" = softmax ] || { system+=_$attention; tags+=(attention="$attention"); }
-  system+=_seed$seed
+mention() {
+  label=_$1-$2
+  system+=$label
+  tags+=("$1=$2")
+}
+
+# model_options LAST_STAGE SIZE ROUTING: the options of every recipe, with these defaults.
+model_options() {
+  setting stage 1 "[1-$1]"
+  setting stop_stage "$1" "[1-$1]"
+  setting python '' '.*'
+  setting print '' '|data|exp|model'
+  setting host nemo "$(basename -a conf/*/ | paste -sd '|')"
+  setting size "$2" '.+'
+  setting routing "$3" 'dense|switch|omni|path:[1-9][0-9]*'
+  setting seed 1 '[0-9]+'
   [ -f "conf/$host/$size.yaml" ] ||
     fail "--size: '$size' has no conf/$host/$size.yaml; there are: $(cd "conf/$host" && echo *.yaml)"
-  find_python
+  system=${host}_${size}_${routing/:/}_seed$seed
+  tags=(host="$host" size="$size" routing="$routing" seed="$seed")
+  option attention softmax 'softmax|sigmoid'
 }
 
-# Set `python` to what runs the host, unless the user has named one.
-find_python() {
+# --task and the options of every recipe, for RichASR and RichTTS. By default --size is the task's, and --task the size's.
+task_option() {
+  model_options 6 "${given[task]-asr}" dense
+  local task_of_size=asr
+  [[ $size != *tts ]] || task_of_size=tts
+  option task "$task_of_size" 'asr|tts'
+}
+
+# Set `exp`, the folder of what the options so far make, and `model`, the file that training makes.
+experiment() {
+  exp=exp/$system model=exp/$system/model.nemo
+  [ "$host" = nemo ] || model=$exp/model.zip
+}
+
+# Refuse options that nobody has declared, and find Python.
+end_of_options() {
+  [ ${#given[@]} = 0 ] || fail "unknown option: --$(printf '%s\n' "${!given[@]}" | head -1) (see --help)"
+  [ -z "${print-}" ] || return 0
   local venv=$root/.venv
   [ "$host" = nemo ] || venv=$root/.venv-$host
   case "$python" in
     '') python=python3; [ ! -x "$venv/bin/python" ] || python=$venv/bin/python ;;
-    */*) python=$(absolute "$python") ;;
+    /*) ;;
+    */*) python=$called_from/$python ;;
   esac
   "$python" -c 'import sigmel' 2>/dev/null ||
     fail "--python: $python has no sigmel; install it (make venv, make espnet) or name another one"
 }
 
-# host_commands EXP DATA: set `model`, the file that training makes, and `train_command` and `decode_command`.
-host_commands() {
-  local exp=$1 data=$2
-  case $host in
-    nemo)
-      model=$exp/model.nemo
-      train_command=(--config "conf/nemo/$size.yaml")
-      ;;
-    espnet)
-      model=$exp/model.zip
-      train_command=(--config "$root/conf/espnet/omni_router_ctc_tiny_2300k_1300kactive.yaml"
-        --config "conf/espnet/$size.yaml")
-      ;;
-  esac
-  train_command=("$python" -m sigmel.cli train --host "$host" "${train_command[@]}" --output "$exp" --seed "$seed"
-    --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl"
-    --set routing="$routing" attention="$attention")
-  decode_command=("$python" -m sigmel.cli transcribe "$model" --routing-stats --output "$exp/decode")
-}
+# --- stages
 
-# run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is not there yet.
-# COMMAND writes under a temporary name and renames at the end, so that what exists is complete.
+sigmel() { "$python" -m sigmel.cli "$@"; }
+
+# run_stage NUMBER NAME MADE COMMAND...: run COMMAND, which makes MADE, if NUMBER is asked for and MADE is missing.
+# COMMAND writes under a temporary name and renames at the end, so that what exists is complete. With --print, the first
+# stage prints a path, and nothing is made.
 run_stage() {
   local number=$1 name=$2 made=$3 began=$SECONDS
   shift 3
+  [ -z "${print-}" ] || { echo "$PWD/${!print}"; exit 0; }
   [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
   if [ -e "$made" ]; then
     echo "stage $number ($name): $made is there already"
@@ -112,44 +149,18 @@ run_stage() {
   echo "stage $number ($name): made $made in $((SECONDS - began)) s"
 }
 
-# graph_of NAME OPTION...: stage 7, the graph that `sigmel graph build` makes of the tokens and the OPTIONS.
-graph_of() {
-  local name=$1 tokens
+# make_data SCRIPT ARGUMENT...: stage 1, and set `data` to the folder it makes, beside that of the SCRIPT. The folder is
+# named after the ARGUMENTS: data of different options never mix, and recipes that want the same data share them.
+make_data() {
+  local script=$1 name= argument
   shift
-  case $host in
-    nemo) tokens=(--tokens "$exp/tokenizer") ;;
-    espnet) tokens=(--tokens "$exp/tokens.txt" --bpemodel "$exp/tokenizer/tokenizer.model") ;;
-  esac
-  run_stage 7 "graph of $name" "$exp/$name.npz" \
-    "$python" -m sigmel.cli graph build "${tokens[@]}" "$@" --output "$exp/$name.npz"
-}
-
-# ngrams_of NAME TEXT OPTION...: stage 7, an n-gram language model.
-ngrams_of() {
-  run_stage 7 "$1" "$exp/$1.arpa" "$python" -m sigmel.cli lm train "${@:2}" --output "$exp/$1.arpa"
-}
-
-# decode_by NAME GRAPH OPTION...: stage 7, what the model says of `tests` by a graph, with rows NAME.
-decode_by() {
-  local name=$1 graph=$2
-  shift 2
-  run_stage 7 "decode by $name" "$exp/decode_$name" "$python" -m sigmel.cli transcribe "$model" \
-    --graph "$exp/$graph.npz" "$@" --output "$exp/decode_$name" "${tests[@]}"
-  run_stage 7 "score of $name" "$exp/score_$name" \
-    "$python" -m sigmel.cli score "$exp/decode_$name" --output "$exp/score_$name" --train-facts "$exp/train.json" \
-    --results results.json --tag "${tags[@]}" graph="$name"
-}
-
-# decode_by_graphs TEXT GRAMMAR: stage 7 with a graph of the tokens, of a trigram of TEXT, of that one rescored by
-# 5-grams, and of a GRAMMAR.
-decode_by_graphs() {
-  graph_of tokens
-  decode_by tokens tokens
-  ngrams_of trigram "$1"
-  graph_of trigram --lm "$exp/trigram.arpa"
-  decode_by trigram trigram
-  ngrams_of fivegram "$1" --order 5
-  decode_by rescored trigram --rescore "$exp/fivegram.arpa"
-  graph_of grammar --grammar "$2"
-  decode_by grammar grammar
+  for argument; do
+    case $argument in
+      --*) name+=_${argument#--} ;;
+      /*) name+=-$(short_path "$argument") ;;
+      *) name+=-$argument ;;
+    esac
+  done
+  data=${script%local/data.py}data/${name#_}
+  run_stage 1 data "$data" "$python" "$script" --output "$data" "$@"
 }

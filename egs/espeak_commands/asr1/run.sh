@@ -2,49 +2,47 @@
 # Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it.
 #
 # Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON]
+#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON] [--print data|exp|model]
 #
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots, 7 decode by graphs: of the tokens, of a trigram, of
-# that rescored, of the grammar. A stage whose result exists is skipped, and a killed run goes on where it stopped.
-# Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/; remove what is to be made again. --size names a file in
-# conf/<host>/ (default: tiny; nano is for tests). Nothing is downloaded.
+# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots, 7 decode by graphs: of the tokens, of a trigram, of the
+# trigram with lattices rescored, of the grammar. A stage whose result exists is skipped, and a killed run goes on where
+# it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/, or in another folder for other options,
+# which --print names; remove what is to be made again. --size names a file in conf/<host>/ (default: tiny; nano is for
+# tests). Nothing is downloaded.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-. ./path.sh
+. ../../common.sh
 
-stage=1 stop_stage=7 host=nemo size=tiny routing=omni attention=softmax seed=1 python=
-parse_options "stage stop_stage host size routing attention seed python" "$@"
-check_options
+read_options "$@"
+model_options 7 tiny omni
+experiment
+end_of_options
 
-case $size in # utterances to train, stop training early on, and test with
-  nano*) utterances=(48 8 16) ;;
-  tiny) utterances=(25000 200 500) ;;
-  *) utterances=(60000 200 500) ;;
+case $size in
+  nano*) utterances=(--train 48 --dev 8 --test 16) ;;
+  tiny) utterances=(--train 25000 --dev 200 --test 500) ;;
+  *) utterances=(--train 60000 --dev 200 --test 500) ;;
 esac
-data=data/train${utterances[0]}
-tests=("$data/test.jsonl" "$data/test_ood.jsonl")
-exp=exp/$system
-host_commands "$exp" "$data"
-
-run_stage 1 data "$data" \
-  "$python" local/data.py --output "$data" \
-  --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
+make_data local/data.py "${utterances[@]}"
 
 run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
+  sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
 
-run_stage 3 train "$model" "${train_command[@]}"
+run_stage 3 train "$model" sigmel train --host "$host" --config "conf/$host/$size.yaml" --output "$exp" \
+  --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl" --seed "$seed" \
+  --set routing="$routing" attention="$attention"
 
-run_stage 4 decode "$exp/decode" "${decode_command[@]}" "${tests[@]}"
+tests=("$data/test.jsonl" "$data/test_ood.jsonl")
+run_stage 4 decode "$exp/decode" sigmel transcribe "$model" "${tests[@]}" --output "$exp/decode" --routing-stats
 
-run_stage 5 score "$exp/score" \
-  "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results results.json --tag "${tags[@]}"
+run_stage 5 score "$exp/score" sigmel score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
+  --results "$exp/results.json" --tag "${tags[@]}"
 
-run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
+run_stage 6 plots "$exp/plots" sigmel plot "$exp" --output "$exp/plots"
 
-run_stage 7 grammar "$exp/commands.jsgf" "$python" local/grammar.py --output "$exp/commands.jsgf"
-decode_by_graphs "$data/train.jsonl" "$exp/commands.jsgf"
+grammar=$exp/commands.jsgf
+run_stage 7 grammar "$grammar" "$python" local/grammar.py --output "$grammar"
+. ../../graphs.sh
 
-[ "$stop_stage" -lt 5 ] || "$python" -m sigmel.cli results results.json --publish .
+[ "$stop_stage" -lt 5 ] || sigmel results "$exp/results.json"

@@ -3,57 +3,58 @@
 #
 # Usage: ./run.sh [--fsdd_dir DIR] [--stage N] [--stop_stage N] [--size tiny|narrow|quick|<one of these>_further]
 #                 [--start MODEL] [--routing dense|switch|omni|path:<k>] [--seed S] [--attention softmax|sigmoid]
-#                 [--python PYTHON]
+#                 [--python PYTHON] [--print data|exp|model]
 #
 # --start goes on from a dense model (.nemo); with a routing other than dense its experts begin as copies of the dense
-# feed-forwards. --fsdd_dir is a copy of the Free Spoken Digit Dataset; without one it is downloaded into downloads/.
+# feed-forwards. --fsdd_dir is a copy of the Free Spoken Digit Dataset; without this option the dataset is downloaded into
+# downloads/.
 # Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
-# run goes on where it stopped. Results lie in data/ and exp/nemo_<size>_<routing>_seed<S>/; remove what is to be made
-# again. --size names a file in conf/nemo/ (default: tiny; nano is for tests).
+# run goes on where it stopped. Results lie in data/ and exp/nemo_<size>_<routing>_seed<S>/, or in another folder for
+# other options, which --print names; remove what is to be made again. --size names a file in conf/nemo/ (default: tiny;
+# nano is for tests).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-. ./path.sh
+. ../../common.sh
 
-stage=1 stop_stage=6 host=nemo size=tiny routing=omni attention=softmax seed=1 python= fsdd_dir= start=
-parse_options "stage stop_stage size routing attention seed python fsdd_dir start" "$@"
-check_options
-fsdd_dir=$(absolute "$fsdd_dir") start=$(absolute "$start")
+read_options "$@"
+model_options 6 tiny omni
+path_option fsdd_dir
+path_option start
+experiment
+end_of_options
 
-case $size in # utterances to train on, stop training early on, and test with
-  nano*) utterances=(40 10 10) ;;
-  quick*) utterances=(4000 100 100) ;;
-  *) utterances=(20000 200 400) ;;
+case $size in
+  nano*) utterances=(--train 40 --dev 10 --test 10) ;;
+  quick*) utterances=(--train 4000 --dev 100 --test 100) ;;
+  *) utterances=(--train 20000 --dev 200 --test 400) ;;
 esac
-case $size in # experts that a dense model's feed-forwards become
-  narrow*) experts=8 ;;
-  *) experts=4 ;;
-esac
-data=data/train${utterances[0]}
-exp=exp/$system
-host_commands "$exp" "$data"
+make_data local/data.py "${utterances[@]}" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
 
-run_stage 1 data "$data" \
-  "$python" local/data.py --output "$data" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"} \
-  --train "${utterances[0]}" --dev "${utterances[1]}" --test "${utterances[2]}"
+run_stage 2 tokens "$exp/tokenizer" sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type char
 
-run_stage 2 tokens "$exp/tokenizer" \
-  "$python" -m sigmel.cli tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type char
-
+from=()
 if [ -n "$start" ]; then
   if [ "$routing" != dense ]; then
-    run_stage 3 upcycle "$exp/start.nemo" \
-      "$python" -m sigmel.cli upcycle "$start" --experts "$experts" --routing "$routing" --seed "$seed" --output "$exp/start.nemo"
+    experts=4
+    [[ $size != narrow* ]] || experts=8
+    run_stage 3 upcycle "$exp/start.nemo" sigmel upcycle "$start" --experts "$experts" --routing "$routing" \
+      --seed "$seed" --output "$exp/start.nemo"
     start=$exp/start.nemo
-    train_command+=(--set normalize_gates=true gradient_sharing=0.8)
+    from=(normalize_gates=true gradient_sharing=0.8)
   fi
-  train_command+=(-- +init_from_nemo_model="$start")
+  from+=(-- "+init_from_nemo_model='$start'")
 fi
-run_stage 3 train "$model" "${train_command[@]}"
+run_stage 3 train "$model" sigmel train --host "$host" --config "conf/$host/$size.yaml" --output "$exp" \
+  --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl" --seed "$seed" \
+  --set routing="$routing" attention="$attention" "${from[@]}"
 
-run_stage 4 decode "$exp/decode" "${decode_command[@]}" "$data"/{test,ood_*,real_*}.jsonl
+run_stage 4 decode "$exp/decode" \
+  sigmel transcribe "$model" "$data"/{test,ood_*,real_*}.jsonl --output "$exp/decode" --routing-stats
 
-run_stage 5 score "$exp/score" \
-  "$python" -m sigmel.cli score "$exp/decode" --output "$exp/score"
+run_stage 5 score "$exp/score" sigmel score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
+  --results "$exp/results.json" --tag "${tags[@]}"
 
-run_stage 6 plots "$exp/plots" "$python" -m sigmel.cli plot "$exp" --output "$exp/plots"
+run_stage 6 plots "$exp/plots" sigmel plot "$exp" --output "$exp/plots"
+
+[ "$stop_stage" -lt 5 ] || sigmel results "$exp/results.json"

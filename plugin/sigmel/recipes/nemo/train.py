@@ -99,7 +99,7 @@ def place_options(cfg: DictConfig, args: argparse.Namespace) -> None:
         cfg.recipe.seed = args.seed
     model.tokenizer.dir = str(args.tokenizer)
     for section, data in ((model.train_ds, args.train), (model.validation_ds, args.valid)):
-        section["archives" if "archives" in section else "manifest_filepath"] = str(data)
+        section["archives" if "lm" in model else "manifest_filepath"] = str(data)
 
 
 def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:

@@ -1,2 +1,0 @@
-# Where the recipe's tools are. Sourced by run.sh.
-. ../../common.sh
