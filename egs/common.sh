@@ -135,7 +135,7 @@ sigmel() { "$python" -m sigmel.cli "$@"; }
 # COMMAND writes under a temporary name and renames at the end, so that what exists is complete. With --print, the first
 # stage prints a path, and nothing is made.
 run_stage() {
-  local number=$1 name=$2 made=$3 began=$SECONDS
+  local number=$1 name=$2 made=$3 began=$SECONDS status=0
   shift 3
   [ -z "${print-}" ] || { echo "$PWD/${!print}"; exit 0; }
   [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
@@ -144,7 +144,8 @@ run_stage() {
     return 0
   fi
   echo "stage $number ($name): making $made"
-  "$@"
+  "$@" || status=$?
+  [ "$status" -le 1 ] || exit "$status" # 1: done, but for some input, which the command has named
   [ -e "$made" ] || fail "stage $number ($name) ended without making $made"
   echo "stage $number ($name): made $made in $((SECONDS - began)) s"
 }

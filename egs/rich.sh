@@ -8,8 +8,8 @@
 
 # encode_dmel SET: make dMel tokens of a set. A killed run goes on, and a folder under its final name is complete.
 encode_dmel() {
-  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1.partial" --sample-rate "$rate"
-  mv "$data/dmel/$1.partial" "$data/dmel/$1"
+  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1.partial" --sample-rate "$rate" &&
+    mv "$data/dmel/$1.partial" "$data/dmel/$1"
 }
 
 run_stage 2 tokens "$exp/tokenizer" sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "${tokens[@]}"
