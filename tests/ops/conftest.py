@@ -34,9 +34,9 @@ driver.set_active(Device())
 
 @pytest.fixture
 def compile_ahead(tmp_path: Path) -> Callable[..., None]:
-    """Runs Python that compiles kernels for a device that is not here: the interpreter takes what a compiler does not.
+    """Runs Python that compiles kernels for an absent device, since the interpreter takes what a compiler refuses.
 
-    The capability of the device and the other arguments are its `sys.argv`.
+    The capability of the device and the other arguments are the `sys.argv` of that Python.
     """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
 
@@ -47,11 +47,27 @@ def compile_ahead(tmp_path: Path) -> Callable[..., None]:
     return run
 
 
-@pytest.fixture
-def first_configuration(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device, measuring every configuration for every small case would take hours."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """numpy warns of what the interpreter of Triton computes; a device does not."""
+    for item in items:
+        if item.path.name.endswith("_triton.py"):
+            item.add_marker(pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _triton(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test of kernels needs: the interpreter of Triton, or a device, and no search for the fastest kernel.
+
+    On a device, measuring every configuration for every small case would take hours.
+    """
+    if not request.path.name.endswith("_triton.py"):
+        return
+    import torch
+
     from sigmel.ops import triton_common
 
+    if not triton_common.INTERPRETED and not torch.cuda.is_available():
+        pytest.skip("needs the interpreter of Triton, or a device")
     if "tuned" not in request.fixturenames:
         monkeypatch.setattr(triton_common, "may_measure", lambda: False)
 

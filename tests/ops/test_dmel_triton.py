@@ -15,11 +15,6 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.dmel.cuda")
 
 DEVICE = "cpu" if cuda.INTERPRETED else "cuda"
-pytestmark = [
-    pytest.mark.skipif(
-        not cuda.INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter of Triton, or a device"
-    ),
-]
 
 
 def some_edges(channels, count):

@@ -19,13 +19,6 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.experts.cuda")
 
 DEVICE = "cpu" if cuda.INTERPRETED else "cuda"
-pytestmark = [
-    pytest.mark.usefixtures("first_configuration"),
-    pytest.mark.skipif(
-        not cuda.INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter of Triton, or a device"
-    ),
-    pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning"),  # of numpy, in the interpreter
-]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ["output", "x", "gates", "w1", "b1", "w2", "b2"]
 
@@ -291,7 +284,7 @@ for frames, size, hidden in ((8, 256, 512), (100, 256, 512), (1000, 256, 512), (
     case = Inputs(x, chosen, gates, *parameters, activation)
     output, before = cuda.forward(case, keep=True)
     cuda.backward(output, before, case)
-assert compiled == {"_up", "_down", "_back", "_grad_weight", "_grad_bias"}
+assert compiled == {"up", "down", "back", "grad_weight", "grad_bias"}
 """
 
 

@@ -15,13 +15,6 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 cuda = pytest.importorskip("sigmel.ops.sigmoid_attention.cuda")
 
 DEVICE = "cpu" if cuda.INTERPRETED else "cuda"
-pytestmark = [
-    pytest.mark.usefixtures("first_configuration"),
-    pytest.mark.skipif(
-        not cuda.INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter of Triton, or a device"
-    ),
-    pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning"),  # of numpy, in the interpreter
-]
 
 FULL, CAUSAL = Context(), Context(1, -1, 0)
 CHUNKED, WINDOW = Context(8, 16, 0), Context(1, 9, 5)
@@ -283,14 +276,14 @@ def test_unsupported():
 COMPILE = """
 import torch
 
-from sigmel.ops.sigmoid_attention import cuda
+from sigmel.ops.sigmoid_attention import cuda, cuda_kernels
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 capability, half = int(sys.argv[1]), sys.argv[2] == "half"
 kernels = {
-    "_forward": ("out",),
-    "_backward_queries": ("grad", "grad_q"),
-    "_backward_keys": ("grad", "grad_k", "grad_v"),
+    "forward": ("out",),
+    "backward_queries": ("grad", "grad_q"),
+    "backward_keys": ("grad", "grad_k", "grad_v"),
 }
 for width in (64, 256) if half else (64,):
     q = torch.empty(1000, 4, width, dtype=torch.bfloat16 if half else torch.float32).transpose(0, 1)[None]
@@ -299,20 +292,20 @@ for width in (64, 256) if half else (64,):
     for name, tensors in kernels.items():
         arguments = shared | {"heads": 4} | dict.fromkeys(tensors, q)
         arguments |= {f"{tensor}_strides": q.stride() for tensor in tensors}
-        if name == "_forward":
+        if name == "forward":
             arguments |= {"splits": 1, "split_stride": 0, "page_table": None, "page_size": 1}
-        if name == "_backward_queries":
+        if name == "backward_queries":
             arguments["sums"] = bias
         queries, keys, warps, stages = cuda._choices(name, width, half)[0]
-        compiled = getattr(cuda, name).warmup(
+        compiled = getattr(cuda_kernels, name).warmup(
             grid=(1,), BLOCK_Q=queries, BLOCK_K=keys, num_warps=warps, num_stages=stages, **arguments
         )
         assert compiled.metadata.shared <= 227 * 1024 if capability == 90 else 99 * 1024, (name, width)
         assert ("tanh.approx" in compiled.asm["ptx"]) == (half and cuda.HARDWARE_TANH)
-        if name == "_forward" and width == 64:  # and over pages
+        if name == "forward" and width == 64:  # and over pages
             paged = Inputs(q[0, :, None, :100], q, q, bias, slopes, Layout(None, None, None, cu, cu), 0.1, Context())
             arguments |= cuda._shared(paged) | {"page_table": cu, "page_size": 16}
-            getattr(cuda, name).warmup(
+            getattr(cuda_kernels, name).warmup(
                 grid=(1,), BLOCK_Q=queries, BLOCK_K=keys, num_warps=warps, num_stages=stages, **arguments
             )
 """

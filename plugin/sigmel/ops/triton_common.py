@@ -1,4 +1,4 @@
-"""What the Triton kernels of the ops have in common: arithmetic, groups of rows, tuning, and where they run."""
+"""What the Triton kernels of the ops have in common: arithmetic, groups of rows, tuning, and where kernels run."""
 
 # mypy: allow-untyped-defs
 # The kernels: what Triton takes has no types that mypy knows.
@@ -27,7 +27,7 @@ def dot(a, b, total, PRECISION: tl.constexpr = "ieee"):
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
-    """float32 to `dtype`, rounded to nearest; the interpreter would cut bfloat16 off."""
+    """float32 to `dtype`, rounded to nearest; the interpreter would truncate to bfloat16."""
     if _INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
@@ -37,11 +37,11 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def find(slot, bounds, last, BLOCK: tl.constexpr):
-    """The group of a slot, and which block of that group's rows this is, if it has so many.
+    """The group of a slot, and which block of that group's rows the slot is, if the group has as many.
 
     Groups 0 to `last` lie one after the other, group n from row `bounds[n]` on, the first from row 0. Group n takes
     the slots from `bounds[n] // BLOCK + n` on: enough for its blocks wherever they begin, and at most
-    `rows // BLOCK + last + 1` in all. So only the device need know how many rows a group has.
+    `rows // BLOCK + last + 1` in all. So only the device has to know how many rows a group has.
     """
     n = slot * 0 - 1
     for first in range(0, last + 1, _SEARCH):
@@ -58,16 +58,16 @@ def tuned(kernel: Any, blocks: tuple[str, ...], choices: Choices, key: tuple[str
     """The kernel with the fastest of some configurations, or the first where nothing may be measured.
 
     Args:
-        kernel: it.
-        blocks: names of its block sizes.
-        choices: configurations, each these sizes, then warps and stages.
-        key: its arguments that are measured apart. The types of tensors are part of it without being named.
+        kernel: the Triton kernel to tune.
+        blocks: names of the kernel's block sizes.
+        choices: configurations, each a size for every block, then warps and stages.
+        key: names of the arguments whose values are measured apart, as types of tensors always are.
     """
     return _tuner(kernel, blocks, choices if may_measure() else choices[:1], key)
 
 
 def may_measure() -> bool:
-    """Not where two runs of a program must agree."""
+    """Whether configurations may be timed: not where two runs of a program must agree."""
     return not torch.are_deterministic_algorithms_enabled()
 
 
@@ -81,7 +81,7 @@ def _tuner(kernel: Any, blocks: tuple[str, ...], choices: Choices, key: tuple[st
 
 
 def device_problem(x: Tensor) -> str:
-    """Why our kernels cannot run where `x` is and in its type; '' if they can."""
+    """Why our kernels cannot run on the device of `x` and in its type; "" where they can."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"{x.dtype} has no kernel"
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 5):
@@ -89,7 +89,7 @@ def device_problem(x: Tensor) -> str:
     if INTERPRETED:
         return ""
     if x.device.type != "cuda" or torch.version.hip is not None:
-        return f"the kernels are written for CUDA, not for {x.device.type}"
+        return "the kernels are written for NVIDIA's CUDA"
     if torch.cuda.get_device_capability(x.device) < (8, 0):
-        return "the kernels need an Ampere device or a later one"
+        return "the kernels need an NVIDIA GPU of the Ampere generation or later"
     return ""
