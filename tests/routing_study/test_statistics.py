@@ -56,7 +56,7 @@ def test_the_longest_utterance_is_kept_whatever_batch_it_is_in():
         for batch in lengths:
             encoder(torch.randn(len(batch), max(batch), 4), torch.tensor(batch))
         expected = encoder(features := torch.randn(1, 50, 4), torch.tensor([50]))
-    report = watch.report([{"id": str(n), "duration": 0.52} for n in range(7)])
+    report = watch.report([{"id": str(n)} for n in range(7)], [0.52] * 7)
     assert (watch.seen, report["utterance"]["id"], report["utterance"]["frame_seconds"]) == (7, "6", 0.04)
     assert report["utterance"]["experts"] == [decision.experts[0, :, 0].tolist() for decision in expected.routing]
     assert report["frames"] == sum((length + 3) // 4 for length in [9, 30, 41, 8, 41, 20, 50])

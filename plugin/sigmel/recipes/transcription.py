@@ -158,7 +158,7 @@ def routing_report(model: Transcriber, rows: Sequence[Row], batch_size: int) -> 
             return None
         reader = Reader(rows[:WATCHED], model.sample_rate, batch_size if model.batched else 1)
         model.encode(reader)
-    return watch.report(reader.read) if reader.read else None
+    return watch.report(reader.read, reader.seconds) if reader.read else None
 
 
 def transcribe_manifests(

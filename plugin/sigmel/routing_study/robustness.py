@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,20 +133,27 @@ def noise(deviation: float, seed: int) -> Change:
     return change
 
 
-class Condition(NamedTuple):
-    """A way to disturb the routing.
+@dataclass
+class Condition:
+    """A way to disturb the routing, and sums over what it did.
 
     Attributes:
         kind: "none", "shuffle", "paths" or "noise".
         value: the number of paths that are kept, or the deviation of the noise; None for other kinds.
         seed: of the shuffle or the noise; None for other kinds.
         change: see `disturbed`; None leaves the routing as it is.
+        error: squared differences in the encoder's output.
+        moved: first choices that differ.
+        texts: what was recognised.
     """
 
     kind: str
     value: float | None = None
     seed: int | None = None
     change: Change | None = None
+    error: float = 0.0
+    moved: int = 0
+    texts: list[str] = field(default_factory=list)
 
 
 def conditions(
@@ -174,15 +181,6 @@ def conditions(
     return tried + [Condition("noise", d, seed, noise(d, seed)) for d in sorted(set(deviations))]
 
 
-@dataclass
-class _Sums:
-    """Sums over the batches of one condition: squared differences, moved choices, and texts."""
-
-    error: float = 0.0
-    moved: int = 0
-    texts: list[str] = field(default_factory=list)
-
-
 @torch.inference_mode()
 def robustness(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int, tried: Sequence[Condition]) -> Table:
     """Recognise a set under each condition; shows a progress bar.
@@ -199,7 +197,6 @@ def robustness(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int, tr
         "wer", "wer_low" and "wer_high", the word error rate in percent with its 95 % interval, over the utterances
         that have a text, or None if no utterance has one.
     """
-    sums = [_Sums() for _ in tried]
     references: list[list[str]] = []
     energy, choices = 0.0, 0
     with tqdm(total=len(rows) * len(tried), desc="robustness", unit="utt", mininterval=1.0) as progress:
@@ -210,24 +207,24 @@ def robustness(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int, tr
             choices += int(valid.sum()) * len(plain.routing)
             spoken = [number for number, row in enumerate(done) if row["text"].split()]
             references += [done[number]["text"].split() for number in spoken]
-            for condition, total in zip(tried, sums, strict=True):
+            for condition in tried:
                 output = plain
                 if condition.change is not None:
                     with disturbed(model.encoder, condition.change):
                         output = model(waveforms, lengths)
-                total.error += (output.hidden - plain.hidden)[valid].double().square().sum().item()
+                condition.error += (output.hidden - plain.hidden)[valid].double().square().sum().item()
                 for after, before in zip(output.routing, plain.routing, strict=True):
-                    total.moved += int((after.experts[..., 0] != before.experts[..., 0])[valid].sum())
+                    condition.moved += int((after.experts[..., 0] != before.experts[..., 0])[valid].sum())
                 if spoken:
-                    total.texts += model.texts(output.hidden[spoken], output.lengths[spoken])
+                    condition.texts += model.texts(output.hidden[spoken], output.lengths[spoken])
                 progress.update(len(done))
     table = []
-    for condition, total in zip(tried, sums, strict=True):
+    for condition in tried:
         row: dict[str, Any] = {"disturbance": condition.kind, "value": condition.value, "seed": condition.seed}
-        row |= {"moved": total.moved / choices, "change": (total.error / energy) ** 0.5}
+        row |= {"moved": condition.moved / choices, "change": (condition.error / energy) ** 0.5}
         row |= dict.fromkeys(("wer", "wer_low", "wer_high"))
         if references:
-            words = error_rate(references, [text.split() for text in total.texts])
+            words = error_rate(references, [text.split() for text in condition.texts])
             row |= {"wer": words.percent, "wer_low": words.low, "wer_high": words.high}
         table.append(row)
     return table

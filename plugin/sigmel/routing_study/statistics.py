@@ -122,15 +122,15 @@ class RoutingStatistics:
         overlap = [(overlap / frames).item() for overlap in self._overlap]
         return {"frames": self.frames, "layers": layers, "overlap": overlap}
 
-    def report(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def report(self, rows: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dict[str, Any]:
         """`summary`, and under "utterance" the row of the longest utterance with "experts" and "frame_seconds".
 
         Args:
             rows: rows of a manifest, one for each utterance seen, in the same order.
+            seconds: the durations of their audio.
         """
-        row = rows[self.longest]
-        drawn = {"experts": self.experts, "frame_seconds": row["duration"] / len(self.experts[0])}
-        return self.summary() | {"utterance": row | drawn}
+        drawn = {"experts": self.experts, "frame_seconds": seconds[self.longest] / len(self.experts[0])}
+        return self.summary() | {"utterance": rows[self.longest] | drawn}
 
 
 @contextmanager

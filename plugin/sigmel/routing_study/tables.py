@@ -54,6 +54,7 @@ def collect(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int) -> Ro
     """
     done: list[Row] = []
     skipped: list[Row] = []
+    seconds: list[float] = []
     experts, tokens, utterances = [], [], []
     routers: tuple[int, ...] = ()
     statistics = RoutingStatistics()
@@ -69,12 +70,13 @@ def collect(model: RoutedRecogniser, rows: Sequence[Row], batch_size: int) -> Ro
             utterances.append(output.lengths.cpu())
             routers = output.routers
             done += encoded
+            seconds += (lengths / model.sample_rate).tolist()
             progress.update(len(encoded))
     if not done:
         raise SigmelError(f"no utterance has usable audio; the first: {skipped[0]['reason']}")
     frames = torch.cat(utterances)
     return Routed(
-        statistics.report(done),
+        statistics.report(done, seconds),
         torch.cat(experts),
         routers,
         frames,
