@@ -147,10 +147,6 @@ class RoutedStack(nn.Module):
         """A block, of its attention and its feed-forward."""
         return TransformerBlock(self.d_model, attention, feed_forward, self.options.dropout)
 
-    def parameter_counts(self) -> ParameterCounts:
-        """See the function `parameter_counts`."""
-        return parameter_counts(self)
-
     def layers(self) -> list[tuple[TransformerBlock, Router | None]]:
         """Each block with the router it is given."""
         return [(cast(TransformerBlock, block), self.routers.of(layer)) for layer, block in enumerate(self.blocks)]

@@ -10,6 +10,7 @@ from nemo.core.classes.common import Serialization
 from omegaconf import OmegaConf
 
 import sigmel
+from sigmel.models.stack import parameter_counts
 
 pytestmark = pytest.mark.xdist_group("nemo")
 
@@ -36,7 +37,7 @@ def test_name_and_text_tell_the_parameters(name):
     config = _compose(name)
     assert config.name == name
     config.model.encoder.feat_in = config.model.preprocessor.features
-    counts = _encoder(config).core.parameter_counts()
+    counts = parameter_counts(_encoder(config))
     named = [float(number) * UNITS[unit] for number, unit in re.findall(r"_(\d+)([km])", name)[-2:]]
     assert named == pytest.approx([counts.total, counts.active], rel=0.03)
     text = (Path(sigmel.__file__).parent / "conf" / "nemo" / f"{name}.yaml").read_text()

@@ -11,7 +11,17 @@ from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
 from sigmel.routing_study.statistics import RoutingStatistics
 
 
-class RoutingMonitor(Callback):
+class _EncoderMonitor(Callback):
+    """Callback that watches an encoder of sigmel, and refuses other encoders when training starts."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the encoder."""
+        encoder = getattr(pl_module, "encoder", None)
+        if not isinstance(encoder, EncoderMixin):
+            raise SigmelError(f"{type(self).__name__}: {type(encoder).__name__} is no encoder of sigmel")
+
+
+class RoutingMonitor(_EncoderMonitor):
     """Callback that logs where the routers send frames, in the batch of every `trainer.log_every_n_steps`-th step.
 
     Logged for the n-th layer with experts: "routing/layer_<n>/load_<e>" (share of the choices that went to expert e),
@@ -20,15 +30,11 @@ class RoutingMonitor(Callback):
     Usage: `Trainer(callbacks=[RoutingMonitor()])`.
 
     Raises:
-        SigmelError: when training starts, if the model's encoder has no routed experts to watch.
+        SigmelError: when training starts, if the model's encoder is not one of sigmel's.
     """
 
     def __init__(self) -> None:
         self._statistics: RoutingStatistics | None = None
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the encoder."""
-        _check(self, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch this batch, if it is to be logged."""
@@ -51,7 +57,7 @@ class RoutingMonitor(Callback):
         pl_module.log_dict(values)
 
 
-class AttentionNormMonitor(Callback):
+class AttentionNormMonitor(_EncoderMonitor):
     """Callback that logs how much each layer's attention adds to a frame, every `trainer.log_every_n_steps`-th step.
 
     "attention_norm/layer_<n>" is the 2-norm in a layer, see `sigmel.models.encoder.EncoderOutput`, and
@@ -60,10 +66,6 @@ class AttentionNormMonitor(Callback):
     Raises:
         SigmelError: when training starts, if the model's encoder is not one of sigmel's.
     """
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the encoder."""
-        _check(self, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -74,9 +76,3 @@ class AttentionNormMonitor(Callback):
             return
         values = {f"attention_norm/layer_{n}": norm for n, norm in enumerate(norms)}
         pl_module.log_dict({"attention_norm": norms.mean(), **values})
-
-
-def _check(callback: Callback, model: LightningModule) -> None:
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, EncoderMixin):
-        raise SigmelError(f"{type(callback).__name__}: {type(encoder).__name__} is no encoder of sigmel")
