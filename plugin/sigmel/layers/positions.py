@@ -48,7 +48,7 @@ class Positions(nn.Module):
 
     Attributes:
         biased: whether `scores` changes the queries or gives something to add.
-        slopes: (H,) what a score loses with each frame of distance, or None.
+        slopes: (H,) by how much a score falls with each frame of distance, or None.
     """
 
     biased = False

@@ -148,8 +148,8 @@ class Routing:
         jitter: in training a router's input is multiplied by noise from [1 - jitter, 1 + jitter]. Default: 0.01.
         load_balance_weight: weight of the load-balancing loss, summed over layers; 0 for none. Default: 0.01.
         z_loss_weight: weight of the router z-loss, summed over layers. Default: 0.
-        normalize_gates: divide the gates of a frame by their sum, so that experts that are copies of one feed-forward
-            give what it gives; see `sigmel.models.upcycling`. Default: False.
+        normalize_gates: divide the gates of a frame by their sum, so that the output of experts that are copies of a
+            feed-forward is that of the feed-forward; see `sigmel.models.upcycling`. Default: False.
         gradient_sharing: 0 to 1, how much of an expert's gradient is the mean over the experts of its layer, see
             `sigmel.layers.experts.ExpertFeedForward`. Default: 0.
 

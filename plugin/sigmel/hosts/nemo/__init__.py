@@ -1,7 +1,7 @@
 """Adapters for NeMo: sigmel's encoders, front ends and models, for the `_target_` of a model's YAML file.
 
-Importing this package imports NeMo's speech collection and allows NeMo to instantiate the classes below; by
-`sigmel.hosts.registration.nemo` programs that do not import sigmel allow this, too.
+Importing this package imports NeMo's speech collection and allows NeMo to instantiate the classes below.
+`sigmel.hosts.registration.nemo` allows this for programs that do not import sigmel.
 """
 
 import warnings

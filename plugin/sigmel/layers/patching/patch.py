@@ -195,7 +195,7 @@ def _code_names(code: CodeType) -> Iterator[str]:
 def _named(module: nn.Module, scope: dict[str, Any], name: str) -> list[FunctionType]:
     """Functions that a name may mean in the code of a module: of the module, of its classes, or of a global scope."""
     owners = [vars(module), *(vars(base) for base in type(module).__mro__ if base is not nn.Module)]
-    values = [getattr(owner.get(name), "__func__", owner.get(name)) for owner in owners]  # static methods, too
+    values = [getattr(owner.get(name), "__func__", owner.get(name)) for owner in owners]  # also static methods
     if not str(getattr(scope.get(name), "__module__", "")).startswith("torch."):
         values.append(scope.get(name))
     return [value for value in values if isinstance(value, FunctionType)]
