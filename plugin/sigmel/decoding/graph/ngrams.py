@@ -11,7 +11,7 @@ import gzip
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,11 +218,17 @@ def train_ngrams(sentences: Iterable[Sequence[str]], order: int = 3) -> NGramMod
     shorter: dict[NGram, float] = {(): 1 / size}
     for n in range(1, order + 1):
         seen = counts[n - 1] if n == order else _continuations(counts[n - 1], counts[n])
-        left, share = _backoff(seen)
+        discounts = _discounts(seen.values())
+        total: Counter[NGram] = Counter()
+        taken: dict[NGram, float] = defaultdict(float)
+        for ngram, count in seen.items():
+            total[ngram[:-1]] += count
+            taken[ngram[:-1]] += discounts[min(count, 3) - 1]
+        left = {history: taken[history] / total[history] for history in total}  # for shorter histories
         here = {}
         for ngram, count in seen.items():
-            history = ngram[:-1]
-            here[ngram] = share(history, count) + left[history] * shorter[ngram[1:] if n > 1 else ()]
+            share = (count - discounts[min(count, 3) - 1]) / total[ngram[:-1]]
+            here[ngram] = share + left[ngram[:-1]] * shorter[ngram[1:]]
         if n == 1:
             here[UNKNOWN,] = left[()] / size
         else:
@@ -238,21 +244,6 @@ def _continuations(counts: Counter[NGram], longer: Counter[NGram]) -> Counter[NG
     """The number of different words before each n-gram; the count of an n-gram that begins a sentence."""
     found: Counter[NGram] = Counter(ngram[1:] for ngram in longer)
     return Counter({ngram: count if ngram[0] == BEGIN else found[ngram] for ngram, count in counts.items()})
-
-
-def _backoff(seen: Counter[NGram]) -> tuple[dict[NGram, float], Callable[[NGram, int], float]]:
-    """The probability that each history leaves to shorter histories, and a function: (history, count) -> share."""
-    discounts = _discounts(seen.values())
-    total: dict[NGram, int] = defaultdict(int)
-    taken: dict[NGram, float] = defaultdict(float)
-    for ngram, count in seen.items():
-        total[ngram[:-1]] += count
-        taken[ngram[:-1]] += discounts[min(count, 3) - 1]
-
-    def share(history: NGram, count: int) -> float:
-        return (count - discounts[min(count, 3) - 1]) / total[history]
-
-    return {history: taken[history] / total[history] for history in total}, share
 
 
 def _discounts(counts: Iterable[int]) -> tuple[float, float, float]:

@@ -28,7 +28,9 @@ MOST_STATES = 2_000_000  # of a small graph that is made deterministic; a larger
 _MAGIC = 2125659606
 _VERSION = 2
 _EXPANDED = 1  # the only property that holds for every file
-_HEADER = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
+# Headers: a magic number, the length and name of the format, those of the arcs, version, flags, properties, start, and
+# the numbers of states and of arcs.
+_CONST, _VECTOR = struct.Struct("<ii5si8siiQqqq"), struct.Struct("<ii6si8siiQqqq")
 _STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("arcs", "<u4"), ("epsilons_in", "<u4"), ("epsilons_out", "<u4")])
 _ARC = np.dtype([("label", "<i4"), ("aux", "<i4"), ("cost", "<f4"), ("dst", "<i4")])
 _LATTICE_STATE = struct.Struct("<ffq")  # cost of ending by the graph and by the model, number of arcs
@@ -46,8 +48,8 @@ def to_openfst(graph: Graph) -> kaldifst.StdConstFst:
         states[name] = np.bincount(graph.src[labels == 0], minlength=graph.num_states)
     arcs = np.empty(graph.num_arcs, _ARC)
     arcs["label"], arcs["aux"], arcs["cost"], arcs["dst"] = graph.label, graph.aux, -graph.score, graph.dst
-    header = struct.pack("<i", _MAGIC) + _string("const") + _string("standard")
-    header += _HEADER.pack(_VERSION, 0, _EXPANDED, 0, graph.num_states, graph.num_arcs)
+    sizes = (graph.num_states, graph.num_arcs)
+    header = _CONST.pack(_MAGIC, 5, b"const", 8, b"standard", _VERSION, 0, _EXPANDED, 0, *sizes)
     with _file() as path:
         path.write_bytes(b"".join((header, states.tobytes(), arcs.tobytes())))
         return kaldifst.StdConstFst.read(str(path))
@@ -57,9 +59,10 @@ def from_openfst(fst: kaldifst.StdFst) -> Graph:
     """The graph of a transducer; its start becomes state 0."""
     import kaldifst
 
-    data, at, start, num_states, num_arcs = _contents(kaldifst.StdConstFst(fst))
-    states = np.frombuffer(data, _STATE, num_states, at)
-    arcs = np.frombuffer(data, _ARC, num_arcs, at + states.nbytes)
+    data = _contents(kaldifst.StdConstFst(fst))
+    *_, start, num_states, num_arcs = _CONST.unpack_from(data)
+    states = np.frombuffer(data, _STATE, num_states, _CONST.size)
+    arcs = np.frombuffer(data, _ARC, num_arcs, _CONST.size + states.nbytes)
     if start < 0:  # nothing is left
         return Graph.from_arcs([], [], [], [], [], [-np.inf])
     return _graph(start, states["arcs"], arcs, -arcs["cost"], -states["final"])
@@ -67,7 +70,8 @@ def from_openfst(fst: kaldifst.StdFst) -> Graph:
 
 def from_lattice(lattice: kaldifst.Lattice) -> Graph:
     """The paths of a lattice of Kaldi's, with the scores of the graph alone; its start becomes state 0."""
-    data, at, start, num_states, _ = _contents(lattice)  # in OpenFst's format "vector": a state, its arcs, a state ...
+    data, at = _contents(lattice), _VECTOR.size  # in the format "vector", each state is followed by its arcs
+    *_, start, num_states, _ = _VECTOR.unpack_from(data)
     final = np.empty(num_states, np.float32)
     count = np.empty(num_states, np.int64)
     pieces = []
@@ -92,17 +96,11 @@ def _file() -> Iterator[Path]:
             yield Path(folder) / "graph.fst"
 
 
-def _contents(fst: kaldifst.StdConstFst | kaldifst.Lattice) -> tuple[bytes, int, int, int, int]:
-    """A transducer's file, the position after its header, the start, and the numbers of states and of arcs."""
+def _contents(fst: kaldifst.StdConstFst | kaldifst.Lattice) -> bytes:
+    """The file of a transducer."""
     with _file() as path:
         fst.write(str(path))
-        data = path.read_bytes()
-    at = 4
-    for _ in range(2):  # the names of the format and of the arcs
-        (length,) = struct.unpack_from("<i", data, at)
-        at += 4 + length
-    _, _, _, start, num_states, num_arcs = _HEADER.unpack_from(data, at)
-    return data, at + _HEADER.size, start, num_states, num_arcs
+        return path.read_bytes()
 
 
 def _graph(start: int, count: np.ndarray, arcs: np.ndarray, score: np.ndarray, final: np.ndarray) -> Graph:
@@ -111,10 +109,6 @@ def _graph(start: int, count: np.ndarray, arcs: np.ndarray, score: np.ndarray, f
     number[[0, start]] = start, 0
     src, dst = np.repeat(number, count), number[arcs["dst"]]
     return Graph.from_arcs(src, dst, arcs["label"], arcs["aux"], score, final[number])
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<i", len(text)) + text.encode()
 
 
 def reader(graph: Graph) -> kaldifst.StdVectorFst:

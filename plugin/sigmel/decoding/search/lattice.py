@@ -92,14 +92,10 @@ class Lattice:
         return cls(source, log_probs, paths, frame[reached][order].astype(np.int32), complete).pruned(beam)
 
     @property
-    def graph_score(self) -> NDArray[np.float32]:
-        """(A,) the graph's part of the arcs' scores."""
-        return self.paths.score - self.log_probs[self.frame[self.paths.src], self.paths.label - 1]
-
-    @property
     def graph(self) -> Graph:
         """The paths with the scores of the graph alone, for losses."""
-        return replace(self.paths, score=self.graph_score)
+        model = self.log_probs[self.frame[self.paths.src], self.paths.label - 1]
+        return replace(self.paths, score=self.paths.score - model)
 
     def arcs_by_frame(self) -> list[slice]:
         """The arcs that read each frame."""
