@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -79,14 +80,13 @@ def segments(
 def _runs(graph: DecodingGraph, alignment: Sequence[int]) -> list[tuple[int, int, int]]:
     """Token, start and end of each run, which is a stretch of frames that read the same token once."""
     runs: list[tuple[int, int, int]] = []
-    before = graph.blank
-    for at, token in enumerate(alignment):
+    at = 0
+    for token, frames in groupby(alignment):
+        end = at + len(list(frames))
+        step = 1 if graph.topology == "minimal" else end - at
         if token != graph.blank:
-            if token == before and graph.topology != "minimal":
-                runs[-1] = (token, runs[-1][1], at + 1)
-            else:
-                runs.append((token, at, at + 1))
-        before = token
+            runs += [(token, begin, begin + step) for begin in range(at, end, step)]
+        at = end
     return runs
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sigmel.decoding.graph.graph import EPSILON, without_epsilons
@@ -70,10 +69,8 @@ class LatticeRescorer:
         if missing := [name for name in names[1:] if name not in known]:
             some = ", ".join(missing[:5])
             raise SigmelError(f"the language model to rescore with lacks {len(missing)} words of the graph: {some}")
-        backoff = len(names)
-        language = model.to_graph({name: number for number, name in enumerate(names) if number}, backoff)
-        silent = np.where(language.label == backoff, EPSILON, language.label).astype(np.int32)
-        self._language = reader(replace(language, label=silent, aux=silent).scaled(scale))
+        numbers = {name: number for number, name in enumerate(names) if number}
+        self._language = reader(model.to_graph(numbers, EPSILON).scaled(scale))
         self._keep = keep
 
     def __call__(self, lattice: Lattice, beam: float) -> Lattice:
