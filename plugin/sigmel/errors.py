@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 
 class SigmelError(ValueError):
@@ -11,6 +13,18 @@ class SigmelError(ValueError):
 
     Commands print it as one line and exit with status 2, without a traceback.
     """
+
+
+def optional_library(module: str, use: str, install: str) -> Any:
+    """Import a library that sigmel needs for one use only.
+
+    Raises:
+        SigmelError: the library is not installed; the message names the use and says how to install the library.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SigmelError(f"{use} {module.partition('.')[0]}: {install}") from error
 
 
 def exit_status(command: Callable[[], int | None]) -> int:

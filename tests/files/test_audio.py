@@ -115,5 +115,5 @@ def test_sampling_rates_as_espnet_writes_them(fs, hertz):
 
 @pytest.mark.parametrize("fs", ["", "16m", "fast", "-8000"])
 def test_what_is_no_parse_sample_rate(fs):
-    with pytest.raises(SigmelError, match="is no sampling rate; write 16000 or 16k"):
+    with pytest.raises(SigmelError, match="is not a sampling rate; write 16000 or 16k"):
         parse_sample_rate(fs)

@@ -14,7 +14,7 @@ from sigmel.decoding.graph.ngrams import read_arpa
 from sigmel.decoding.graph.phrases import BOOST, Phrases, read_phrases
 from sigmel.decoding.graph.tokens import BLANKS, ModelTokens, read_tokens
 from sigmel.decoding.graph.topology import MAX_ARCS, TOPOLOGIES
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 from sigmel.files.atomic import atomic_path
 
 
@@ -140,12 +140,8 @@ def _draw(args: argparse.Namespace) -> int:
 
 def _render(text: str, path: Path) -> None:
     """Draw a picture that is described in Graphviz's language."""
-    try:
-        import graphviz
-    except ImportError as error:
-        raise SigmelError(
-            f"{path.name} needs Graphviz: pip install graphviz, and its program dot; or write a .dot file"
-        ) from error
+    install = "pip install graphviz, and its program dot; or write a .dot file"
+    graphviz = optional_library("graphviz", f"{path.name} needs", install)
     try:
         path.write_bytes(graphviz.Source(text).pipe(format=path.suffix[1:]))
     except (graphviz.ExecutableNotFound, ValueError) as error:

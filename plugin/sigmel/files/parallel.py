@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,12 +63,9 @@ def parallel_map(
 def _on_cluster(
     address: str, function: Callable[[Any, Item], Result], context: Any, items: Sequence[Item]
 ) -> Iterator[Result]:
+    dask = optional_library("distributed", "work on a Dask cluster needs", "pip install distributed")
     try:
-        from distributed import Client
-    except ImportError as error:
-        raise SigmelError("work on a cluster needs Dask: pip install distributed") from error
-    try:
-        client = Client(address, timeout="5s")
+        client = dask.Client(address, timeout="5s")
     except (OSError, ValueError) as error:
         raise SigmelError(f"no Dask cluster answers at {address}: {error}") from error
     with client:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-from sigmel.errors import SigmelError
+from sigmel.errors import optional_library
 
 
 def load_pyplot() -> Any:
@@ -13,11 +14,5 @@ def load_pyplot() -> Any:
     Raises:
         SigmelError: Matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SigmelError("plots need matplotlib: pip install 'sigmel[plot]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    optional_library("matplotlib", "plots need", "pip install 'sigmel[plot]'").use("Agg")
+    return import_module("matplotlib.pyplot")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 
 GAP = "*"
 
@@ -162,11 +162,7 @@ def load_kaldialign() -> Any:
     Raises:
         SigmelError: kaldialign is not installed.
     """
-    try:
-        import kaldialign
-    except ImportError as error:
-        raise SigmelError("scoring needs kaldialign: pip install 'sigmel[score]'") from error
-    return kaldialign
+    return optional_library("kaldialign", "scoring needs", "pip install 'sigmel[score]'")
 
 
 def _trn_id(row: dict[str, Any]) -> str:

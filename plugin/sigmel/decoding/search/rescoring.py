@@ -17,7 +17,7 @@ from sigmel.decoding.graph.ngrams import NGramModel
 from sigmel.decoding.graph.openfst import composed, reader
 from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.lattice import Lattice
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 
 
 def rescored_nbest(
@@ -99,13 +99,10 @@ class CausalLM:
     """
 
     def __init__(self, name: str | Path, device: str | torch.device = "cpu", batch_size: int = 32) -> None:
+        transformers = optional_library("transformers", "a neural language model needs", "pip install transformers")
         try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise SigmelError("a neural language model needs transformers: pip install transformers") from error
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(str(name))
-            self._model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(str(name)).eval()
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+            self._model: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(str(name)).eval()
         except (OSError, ValueError) as error:
             raise SigmelError(f"{name}: no causal language model ({error})") from error
         if self._tokenizer.eos_token_id is None:

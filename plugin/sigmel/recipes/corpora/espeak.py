@@ -17,12 +17,12 @@ import functools
 import os
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 
 SAMPLE_RATE = 22050
 SILENCE = "sil"
@@ -228,12 +228,8 @@ def _unknown(voice: str) -> SigmelError:
     )
 
 
-def _loader() -> ModuleType:
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise SigmelError("espeak needs the espeakng-loader wheel: pip install 'sigmel[espeak]'") from error
-    return espeakng_loader
+def _loader() -> Any:
+    return optional_library("espeakng_loader", "voices of eSpeak need", "pip install 'sigmel[espeak]'")
 
 
 def _data_path() -> Path:
