@@ -110,10 +110,14 @@ def test_another_output_is_not_written_into(recordings, tmp_path, capsys):
     assert run("encode", recordings, "--output", tmp_path / "out", "--workers", 1) == 0
     for options, message in (
         (("--bits", 5), "made with other settings: bits 4, expected 5"),
-        (("--shard-size", 2), "holds other utterances than it would now"),
+        (("--shard-size", 2), "holds other utterances than the source has now"),
     ):
         assert run("encode", recordings, "--output", tmp_path / "out", *options) == 2
         assert message in capsys.readouterr().err
+    soundfile.write(recordings / "new.wav", np.zeros(8000), 16000)
+    assert run("encode", recordings, "--output", tmp_path / "out") == 2
+    assert "holds other utterances than the source has now" in capsys.readouterr().err
+    (recordings / "new.wav").unlink()
     (tmp_path / "out/00007.dmel").write_bytes((tmp_path / "out/00000.dmel").read_bytes())
     assert run("encode", recordings, "--output", tmp_path / "out") == 2
     assert "holds 00007.dmel, which is not of these recordings" in capsys.readouterr().err
