@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows under a head, columns padded to the width they take on a terminal (wide characters take two cells)."""
+    """Rows under a head, with columns padded to their width on a terminal, where wide characters take two cells."""
     lines = [list(head), *map(list, rows)]
     widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])

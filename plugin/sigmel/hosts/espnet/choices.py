@@ -1,4 +1,4 @@
-"""What sigmel adds to an ESPnet task: each registered class under its name, in the shape that ESPnet expects."""
+"""Our classes as choices of ESPnet's tasks: each registered class under its name, in the shape that ESPnet expects."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from sigmel.hosts.espnet.encoder import espnet_encoder
 from sigmel.hosts.espnet.frontend import espnet_frontend
 from sigmel.hosts.espnet.model import SigmelASRModel
 
-# kind -> ESPnet's type of it, and what makes an ESPnet class of a registered name
+# kind of our registry -> the type that ESPnet expects, and the function that makes an ESPnet class of a name
 ADAPTERS = {"encoder": (AbsEncoder, espnet_encoder), "frontend": (AbsFrontend, espnet_frontend)}
 
-# ESPnet's type -> name and class of what has no counterpart outside ESPnet
+# ESPnet's type -> name and class, of classes that exist in ESPnet only
 OWN = {AbsEncoder: ("dmel_tokens", DMelTokens), AbsDecoder: ("dmel_lm", RichASR), AbsTTS: ("dmel_lm", RichTTS)}
 
 
 def extend(task: ModuleType) -> None:
-    """Add what is registered to all choices of a task module; what stands there already is left as it is.
+    """Add our classes to all choices of a task module; existing choices stay as they are.
 
     Raises:
         SigmelError: see `add`.
@@ -41,12 +41,10 @@ def extend(task: ModuleType) -> None:
 
 
 def contribute(choices: ClassChoices) -> None:
-    """Add what is registered to these choices, if they are of a kind we have; harmless when repeated.
+    """Add our classes of the type that these choices are of; harmless when repeated.
 
-    This is also the entry point of the group `espnet2.plugins`, see patches/espnet-202611.
-
-    A registered class that cannot be loaded is left out, with a warning: it must not keep a program from running
-    that has no use for it.
+    This is also the entry point of the group `espnet2.plugins`, see patches/espnet-202611. A registered class that
+    cannot be loaded is left out, with a warning: programs that do not use the class must run.
 
     Raises:
         SigmelError: see `add`.
@@ -71,13 +69,13 @@ def contribute(choices: ClassChoices) -> None:
 
 
 def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
-    """Add a class to choices, with the checks that ESPnet makes only when it makes the choices.
+    """Add a class to choices, with the checks that ESPnet makes only when choices are created.
 
     Raises:
-        SigmelError: the name is one that ESPnet cannot choose or has given to another class, or the class is not of
-            the type these choices are of.
+        SigmelError: ESPnet cannot choose this name or gave it to another class, or the class has another type than
+            these choices.
     """
-    key = name.lower()  # what ESPnet's parser makes of what the user writes
+    key = name.lower()  # as ESPnet's parser writes the user's word
     present = choices.classes.get(key)
     if present is cls:
         return
@@ -85,7 +83,7 @@ def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
     if present is not None:
         raise SigmelError(f"{where} have {key!r} already: {present.__module__}.{present.__qualname__}; rename yours")
     if key in ("none", "nil", "null"):
-        raise SigmelError(f"{where} cannot have {key!r}, which stands for nothing; register yours as another name")
+        raise SigmelError(f"{where} cannot have {key!r}, which means no class; register yours as another name")
     if choices.base_type is not None and not issubclass(cls, choices.base_type):
         raise SigmelError(f"{where}: {name!r} is {cls.__name__}, which is no {choices.base_type.__name__}")
     choices.classes[key] = cls
@@ -93,5 +91,5 @@ def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
 
 @functools.cache
 def _adapted(kind: str, name: str) -> type[Any]:
-    """The same class each time, so that adding it twice is seen to be harmless."""
+    """The ESPnet class of a registered name: always one object, so that adding it twice is harmless."""
     return ADAPTERS[kind][1](name)

@@ -13,9 +13,9 @@ from sigmel.routing_study.recogniser import BLANK, RoutedRecogniser
 
 
 class EspnetRecogniser(RoutedRecogniser):
-    """A model of ESPnet that was trained with CTC, alone or beside a decoder, with routers of ours in its encoder.
+    """A model of ESPnet that was trained with CTC, alone or beside a decoder, with our routers in its encoder.
 
-    It is heard through CTC, by greedy search.
+    Texts are those of CTC, by greedy search.
 
     Args:
         model: ESPnet's inference class, with the model.
@@ -27,7 +27,7 @@ class EspnetRecogniser(RoutedRecogniser):
     def __init__(self, model: Speech2Text):
         asr, rate = model.asr_model, sample_rate(model.asr_train_args.frontend_conf)
         if getattr(asr, "ctc", None) is None:
-            raise SigmelError("ctc_weight: 0: a model without CTC hears no token in a frame")
+            raise SigmelError("ctc_weight: 0: a model without CTC has no token in a frame")
         window_stride, factor = measure(asr, rate)
         super().__init__(asr.encoder, rate, window_stride * factor, asr.token_list)
         self.asr = asr
@@ -37,7 +37,7 @@ class EspnetRecogniser(RoutedRecogniser):
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `RoutedRecogniser.encode`."""
         hidden, lengths = self.asr.encode(waveforms, lengths)
-        return hidden[0] if isinstance(hidden, tuple) else hidden, lengths  # a tuple has outputs of other layers, too
+        return hidden[0] if isinstance(hidden, tuple) else hidden, lengths  # a tuple also has outputs of other layers
 
     def tokens(self, hidden: Tensor) -> Tensor:
         """See `RoutedRecogniser.tokens`."""

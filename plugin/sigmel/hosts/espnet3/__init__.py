@@ -1,10 +1,10 @@
-"""ESPnet3 host: its own route for systems that are not its own.
+"""ESPnet3 host: a system of ESPnet3, which names our classes in configurations.
 
-`python -m sigmel.hosts.espnet3 --training_config ... --inference_config ... --metrics_config ...` runs
-`ASRSystem`, on the defaults in this package's `conf`. In a recipe of your own, three words of its configurations are
-enough: `task: sigmel.hosts.espnet3.ASRTask`, `_target_: sigmel.hosts.espnet3.Speech2Text` for inference, and
-`data_src: sigmel.hosts.espnet3.manifest` for sigmel's manifests. Task and recogniser are ESPnet's; that they are
-named through this package has every process that needs them, workers too, find our encoders.
+`sigmel espnet3 --training_config ... --inference_config ... --metrics_config ...` runs `ASRSystem`, on the defaults in
+this package's `conf`. In a recipe of your own, three lines of the configurations are enough:
+`task: sigmel.hosts.espnet3.ASRTask`, `_target_: sigmel.hosts.espnet3.Speech2Text` for inference, and
+`data_src: sigmel.hosts.espnet3.manifest` for sigmel's manifests. Task and recogniser are ESPnet's; since they are
+imported through this package, every process that uses them, workers included, finds our encoders.
 """
 
 from importlib.util import find_spec

@@ -19,7 +19,7 @@ class Dataset(BaseDataset):
 
     Args:
         manifest: JSON lines, see `sigmel.files.manifest`.
-        sample_rate: Hz that the front end takes; other audio is resampled to it. Default: 16000.
+        sample_rate: Hz of the front end, to which other audio is resampled. Default: 16000.
 
     Raises:
         SigmelError: the configuration names no manifest, there is no such file, or a line of it is no utterance.
@@ -40,7 +40,7 @@ class Dataset(BaseDataset):
 
 
 class DatasetBuilder(dataset_builder.DatasetBuilder):
-    """Nothing to build: a manifest is made before, by a recipe's `local/data.py` or by you."""
+    """Builds nothing: manifests are made before, by a recipe's `local/data.py` or by you."""
 
     def is_source_prepared(self, **kwargs: Any) -> bool:
         """True."""
@@ -58,7 +58,7 @@ class DatasetBuilder(dataset_builder.DatasetBuilder):
 
 
 def texts(manifest: str | Path | None) -> list[str]:
-    """The transcripts of a manifest, for `tokenizer.text_builder`; raises as `Dataset` does."""
+    """The transcripts of a manifest, for `tokenizer.text_builder`; raises the errors of `Dataset`."""
     return [row["text"] for row in _rows(manifest)]
 
 

@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class ASRSystem(system.ASRSystem):
-    """ESPnet3's ASRSystem, with `routing` after its stages, and without those of its web demonstration.
+    """ESPnet3's ASRSystem with a last stage `routing`, and without the stages of the web demonstration.
 
     `routing` encodes the first utterances of each test set of the inference configuration, and writes
     `routing.json` (see `RoutingStatistics.summary`) and `routing.png` (the load of each expert in each layer)
-    beside its transcripts. A model without routers leaves nothing.
+    beside the transcripts. A model without routers writes nothing.
     """
 
     stages: ClassVar[tuple[StageSpec, ...]] = (
@@ -34,7 +34,7 @@ class ASRSystem(system.ASRSystem):
     )
 
     def routing(self) -> None:
-        """See the class."""
+        """Run the stage, see the class."""
         config = self.inference_config
         provider = get_class(config.provider._target_)
         model = provider.build_model(config)

@@ -20,16 +20,16 @@ HYBRIDS = (models.EncDecHybridRNNTCTCModel, models.EncDecHybridRNNTCTCBPEModel)
 
 
 class NeMoRecogniser(RoutedRecogniser):
-    """A CTC, transducer or hybrid model of NeMo with routers of ours in its encoder.
+    """A CTC, transducer or hybrid model of NeMo with our routers in its encoder.
 
-    Texts are found by the search that the model's configuration asks for. A hybrid is heard through CTC. A transducer
-    hears no token in a frame, since its prediction network has a say in which it is.
+    Texts are found by the search in the model's configuration, of a hybrid model by that of its CTC branch. A
+    transducer has no token in a frame, since its tokens also depend on its prediction network.
 
     Args:
         model: the model, in eval mode.
 
     Raises:
-        SigmelError: it is of another class, or its encoder has no routers.
+        SigmelError: the model is of another class, or its encoder has no routers.
     """
 
     def __init__(self, model: models.ASRModel):
@@ -72,7 +72,7 @@ class NeMoRecogniser(RoutedRecogniser):
             found = self._decoding.rnnt_decoder_predictions_tensor(encoded, lengths)
         else:
             found = self._decoding.ctc_decoder_predictions_tensor(self.head(encoder_output=encoded), lengths)
-        # A beam search finds several for each.
+        # A beam search gives a list of hypotheses for each utterance.
         return [(hypotheses[0] if isinstance(hypotheses, list) else hypotheses).text for hypotheses in found]
 
 

@@ -15,15 +15,15 @@ Model = TypeVar("Model", bound=ModelPT)
 
 
 def load_model(path: Path, kind: type[Model], device: str | None = None) -> Model:
-    """Restore a model, for use.
+    """Restore a model for inference.
 
     Args:
-        path: the file.
-        kind: what it has to be.
-        device: where it goes. Default: a GPU, where there is one.
+        path: the `.nemo` file.
+        kind: class that the model must have.
+        device: torch device. Default: "cuda" if a GPU is available, else "cpu".
 
     Raises:
-        SigmelError: there is no such file, or NeMo cannot make such a model of it.
+        SigmelError: there is no such file, NeMo cannot restore it, or the model is of another class.
     """
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")

@@ -1,1 +1,1 @@
-"""How hosts come to know our classes; nothing here imports a host."""
+"""How hosts find our classes; nothing here imports a host."""

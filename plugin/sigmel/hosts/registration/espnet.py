@@ -1,9 +1,9 @@
 """Puts our classes among ESPnet's choices, without importing ESPnet.
 
-An ESPnet task offers what stands in its module's `encoder_choices`, `frontend_choices` and so on. ESPnet has no
-plug-in hook, but these are plain dictionaries, read when the command line is parsed. `register` adds to those of every
-task module that is loaded already, and watches for the others: a task that is imported later is extended right after
-its import. So registration costs nothing in a program that uses no ESPnet, and comes early enough in one that does.
+An ESPnet task offers the classes in its module's `encoder_choices`, `frontend_choices` and so on. ESPnet has no plug-in
+hook, but these are plain dictionaries, read when the command line is parsed. `register` adds our classes to those of
+every task module that is loaded already, and watches for the other modules, which it extends right after their import.
+So registration costs nothing in a program without ESPnet, and comes early enough in a program with ESPnet.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import sys
 from importlib.machinery import PathFinder
 
-TYPE_CHECKING = False  # typing and importlib.abc would take longer than all the rest, at each start of Python
+TYPE_CHECKING = False  # typing and importlib.abc would take longer than everything else here, at each start of Python
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-# The modules that hold choices of their own. The speech enhancement task copies those of the recogniser.
+# The modules that hold choices. The speech enhancement task copies those of the recogniser.
 TASKS = (
     "espnet2.tasks.asr",
     "espnet2.tasks.s2t",
@@ -30,10 +30,10 @@ TASKS = (
 
 
 def register() -> None:
-    """Extend the choices of ESPnet's tasks, of those loaded now and of those loaded later; harmless when repeated.
+    """Extend the choices of ESPnet's tasks, whether they are loaded now or later; harmless when repeated.
 
     Raises:
-        SigmelError: a loaded task has one of our names for a class of its own.
+        SigmelError: a loaded task uses one of our names for another class.
     """
     if not any(isinstance(finder, TaskFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, TaskFinder())
@@ -43,12 +43,12 @@ def register() -> None:
 
 
 class TaskFinder:
-    """Finds task modules where Python finds them, and has them extended when they have been executed."""
+    """Finds task modules as Python does, and has them extended after they are executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a task module; None for all others."""
+        """The spec of a task module; None for other modules."""
         if fullname not in TASKS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

@@ -1,8 +1,8 @@
 """Lets NeMo build our classes from a YAML file, without importing NeMo.
 
-NeMo instantiates only the `_target_` classes whose path starts with a prefix on its list
-`nemo.core.classes.common.ALLOWED_TARGET_PREFIXES`. Three hooks put ours on it, so that NeMo's own scripts work
-unmodified:
+NeMo instantiates only the `_target_` classes whose path starts with a prefix on the list
+`nemo.core.classes.common.ALLOWED_TARGET_PREFIXES`. Three hooks put our prefix on this list, so that NeMo's own scripts
+work unmodified:
 
 - the entry point `lightning.pytorch.callbacks_factory`, read by every Lightning `Trainer`;
 - the Hydra search-path plugin `hydra_plugins.sigmel_searchpath`, read by every Hydra program;
@@ -20,10 +20,10 @@ TARGET_PREFIX = "sigmel.hosts.nemo."
 
 
 def allow_targets() -> bool:
-    """Put our classes on the list of what NeMo may instantiate; harmless when repeated.
+    """Put our prefix on the list of classes that NeMo may instantiate; harmless when repeated.
 
     Returns:
-        Whether a loaded NeMo now accepts our classes: False when NeMo is not imported (yet).
+        Whether NeMo accepts our classes now: False if NeMo is not imported (yet).
     """
     common = sys.modules.get("nemo.core.classes.common")
     # The list is absent from NeMo before 2.5.3, which accepts any target, and from a module still being imported.
@@ -36,6 +36,6 @@ def allow_targets() -> bool:
 
 
 def callbacks_factory() -> list[Any]:
-    """The Lightning entry point: registers our classes and contributes no callback."""
+    """Register our classes; the entry point of Lightning, to which it gives no callback."""
     allow_targets()
     return []
