@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -28,13 +29,21 @@ def optional_library(module: str, use: str, install: str) -> Any:
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status: its own, 2 after one line about an error, 130 after Ctrl-C.
+    """Run a command and return its exit status.
+
+    That is the command's own (0: done, 1: done, but something was left out or found wrong), 2 after one line about an
+    error, 130 after Ctrl-C, and 141 if the reader of the output is gone, as in `sigmel list | head -1`.
 
     Args:
         command: returns its status; `None` counts as 0.
     """
     try:
-        return command() or 0
+        status = command() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (SigmelError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

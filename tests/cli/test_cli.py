@@ -60,6 +60,19 @@ def test_list_does_not_import_what_it_lists():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_help_groups_the_verbs_and_imports_nothing_heavy():
+    code = (
+        "import sys; from sigmel import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: assert not {'torch', 'numpy', 'nemo', 'espnet2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts = [part.splitlines() for part in done.stdout.split("\n\n") if part.partition(":")[0] in cli.GROUPS]
+    found = {group.rstrip(":"): [verb.split()[0] for verb in verbs] for group, *verbs in parts}
+    assert found == {group: list(verbs) for group, verbs in cli.GROUPS.items()}
+
+
 def test_list_of_a_kind_as_json(capsys):
     assert cli.main(["list", "encoder", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

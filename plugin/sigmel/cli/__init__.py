@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -57,27 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), None)
-    try:
-        parser = _parser(asked)
-        args, rest = parser.parse_known_args(argv)
-        if args.verb == "espnet3":
-            args.arguments = rest
-        elif rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        status = _module(args.verb).run(args)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader has seen enough, as in `sigmel list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    parser = _parser(asked)
+    args, rest = parser.parse_known_args(argv)
+    if args.verb == "espnet3":  # whose options are those of ESPnet3
+        args.arguments = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return _module(args.verb).run(args)
 
 
 def _parser(asked: str | None) -> argparse.ArgumentParser:
-    """The parser of all verbs, of which only the one asked for has its options."""
+    """The parser of all verbs, of which only the verb that the user asks for has its options."""
     width = max(map(len, VERBS)) + 2
     parser = argparse.ArgumentParser(
         prog="sigmel",
-        description="Omni-router speech encoders: tools.",
+        description="Mixture-of-experts speech encoders, dMel tokens and graph decoding for ESPnet and NeMo.",
         epilog="\n\n".join(
             "\n".join([f"{group}:", *(f"  {verb:{width}}{summary}" for verb, summary in verbs.items())])
             for group, verbs in GROUPS.items()
@@ -94,4 +87,5 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
 
 
 def _module(verb: str) -> Any:
+    """The module of a verb, which makes `list` a module here, too: this file cannot use Python's `list`."""
     return importlib.import_module(f"sigmel.cli.{verb}")
