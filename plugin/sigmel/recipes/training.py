@@ -23,22 +23,21 @@ METRICS = ("step", "seconds", "train_loss", "aux_loss", "attention_norm", "learn
 def trainable(
     manifest: Path, tokenizer_dir: Path, frame_duration: float, listed: Path
 ) -> tuple[list[Utterance], list[Skipped]]:
-    """Read a manifest and part the utterances that CTC can learn from, from those it cannot.
+    """Read the utterances of a manifest that CTC can learn from.
 
-    The latter (no usable audio, no text, or more text than audio) are counted on the screen and listed in a file.
+    The others (no usable audio, no text, or more text than audio) are counted on the screen and listed in a file.
 
     Args:
         manifest: the manifest.
         tokenizer_dir: folder of the tokenizer, which must be able to spell every transcript.
         frame_duration: seconds between two frames of the encoder.
-        listed: the file to list what is left out in; not written if nothing is left out.
+        listed: the file that lists the others; not written if there are none.
 
     Returns:
-        The utterances kept, with absolute paths, and those left out.
+        The utterances that are kept, with absolute paths, and the others.
 
     Raises:
-        SigmelError: naming the manifest and the utterance when its text holds what the tokenizer cannot spell, or
-            when no utterance is left.
+        SigmelError: the tokenizer cannot spell a text, whose utterance is named, or no utterance is left.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     utterances = list(read_manifest(manifest))
@@ -76,9 +75,9 @@ class Trained:
     """What a training made.
 
     Attributes:
-        parameters: how many the model has, and a frame uses.
-        steps: of the optimizer.
-        seconds: of training, all resumed runs together.
+        parameters: of the model, in total and used by a frame.
+        steps: steps of the optimizer.
+        seconds: time of training, all resumed runs together.
     """
 
     parameters: ParameterCounts

@@ -78,7 +78,7 @@ def test_hydra_registers_our_classes_and_finds_our_configurations(prefixes):
     (plugin,) = [p for p in Plugins.instance().discover(SearchPathPlugin) if p.__name__ == "SigmelSearchPath"]
     search_path = ConfigSearchPathImpl()
     plugin().manipulate_search_path(search_path)
-    assert [element.path for element in search_path.get_path()] == ["pkg://sigmel.conf.nemo"]
+    assert [element.path for element in search_path.get_path()] == ["pkg://sigmel.conf.nemo", "pkg://sigmel.conf"]
     assert nemo_registration.TARGET_PREFIX in prefixes
 
 

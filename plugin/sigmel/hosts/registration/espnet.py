@@ -3,7 +3,7 @@
 An ESPnet task offers the classes in its module's `encoder_choices`, `frontend_choices` and so on. ESPnet has no hook
 for plug-ins, but these are plain dictionaries, read when the command line is parsed. `register` adds our classes to
 those of every task module that is loaded already, and watches for the other modules, which it extends right after
-their import. So registration costs nothing in a program without ESPnet, and comes early enough in a program with ESPnet.
+their import. So registration costs nothing in a program without ESPnet, and comes early enough in one with ESPnet.
 """
 
 from __future__ import annotations

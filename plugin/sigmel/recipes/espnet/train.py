@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build(task: type[AbsTask], command: Sequence[str]) -> tuple[int, float, ParameterCounts]:
-    """Build the model that a task would train, to see what it takes and how large it is.
+    """Build the model that a task would train, and measure it.
 
     Returns:
         The sample rate in Hz, the seconds between the frames that CTC aligns text to, and the number of parameters.

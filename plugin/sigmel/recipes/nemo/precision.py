@@ -1,4 +1,4 @@
-"""The precision to train in: the fastest of this CPU, and bfloat16 with fused optimizers."""
+"""Precisions of training: the fastest on this CPU, and bfloat16 with fused optimizers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 
 
 class Bfloat16(MixedPrecision):
-    """Lightning's bf16-mixed, which clips the gradients of fused optimizers, too.
+    """Lightning's bf16-mixed, which also clips the gradients of fused optimizers.
 
-    Lightning refuses them in mixed precision, as they undo the scale of gradients themselves. bfloat16 needs none.
+    Lightning refuses fused optimizers in mixed precision, as they undo the scaling of gradients themselves; bfloat16
+    needs no scaling.
     """
 
     def clip_gradients(
@@ -36,11 +37,11 @@ def allow_fused_optimizers(trainer: pl.Trainer) -> None:
 
 
 def cpu_precision() -> str:
-    """Lightning's name of the fastest precision to train in: bfloat16 where this CPU has instructions for it.
+    """Lightning's name of the fastest precision of training: bfloat16 if this CPU has instructions for it.
 
     A configuration says `precision: ${cpu_precision:}`.
     """
-    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older ones of torch do not tell
+    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not say
     return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"
 
 

@@ -47,10 +47,10 @@ class Recipe:
     Attributes:
         exp_dir: folder of the experiment.
         seed: seed of the initial weights, the order of the data and the augmentation.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads; None leaves the number to torch.
         log_every: steps between two rows of `metrics.csv`.
-        checkpoint_every: steps between two checkpoints; a killed run loses at most so many.
-        average_last: the final weights are the mean of this many last checkpoints; 1 takes the last alone.
+        checkpoint_every: steps between two checkpoints, which is the most that a killed run loses.
+        average_last: number of checkpoints, counted from the end, whose mean the final weights are.
     """
 
     exp_dir: str = MISSING
@@ -61,7 +61,7 @@ class Recipe:
     average_last: int = 1
 
     def validate(self) -> None:
-        """Raise a SigmelError that names a number too small."""
+        """Raise a SigmelError that names a number below 1."""
         for name in ("log_every", "checkpoint_every", "average_last"):
             if (value := getattr(self, name)) < 1:
                 raise SigmelError(f"recipe.{name}: {value} must be at least 1")
@@ -105,7 +105,7 @@ def place_options(cfg: DictConfig, args: argparse.Namespace) -> None:
 def check_manifest(name: str, section: DictConfig, model: DictConfig, exp_dir: Path) -> None:
     """Check every utterance of a data set before training, see `trainable`.
 
-    Where some have to be left out, the section then reads a manifest of the others, `<exp_dir>/<name>.jsonl`.
+    If utterances are left out, the section then names a manifest of the others, `<exp_dir>/<name>.jsonl`.
 
     Raises:
         SigmelError: see `trainable`.
@@ -131,14 +131,14 @@ def check_resumable(checkpoint: Path, cfg: DictConfig, settings: Path) -> None:
 
 
 def initialise(model: ModelPT, cfg: DictConfig) -> None:
-    """Begin with the weights of `init_from_nemo_model`, if the configuration names one: with all of them.
+    """Begin with all weights of the file that `init_from_nemo_model` names, if the configuration has this key.
 
-    NeMo would leave at its random start what the file lacks, and drop what the model lacks. It still does so where
-    `init_from_nemo_model` is a mapping that includes and excludes parts, which asks for it. An option of the encoder
-    that is not the file's is told: it may be meant, but no weight shows it.
+    NeMo alone leaves parameters that the file lacks at their random start, and drops parameters that the model
+    lacks. This stays so if `init_from_nemo_model` is a mapping that includes and excludes parts. Options of the
+    encoder that differ from the file's are printed: the difference may be meant, but no weight shows it.
 
     Raises:
-        SigmelError: the file is no model that NeMo can restore, or not one of these parameters and shapes.
+        SigmelError: NeMo cannot restore the file, or its parameters differ from the model's in names or shapes.
     """
     path = cfg.get("init_from_nemo_model")
     if isinstance(path, str):
@@ -159,7 +159,7 @@ def initialise(model: ModelPT, cfg: DictConfig) -> None:
 
 
 def _encoder_options(model: DictConfig) -> dict[str, Any]:
-    """What the encoder section says of the encoder, whether it is `RegisteredEncoder` or not."""
+    """The options of the encoder, of `RegisteredEncoder` those of the encoder in it."""
     section = OmegaConf.to_container(model.encoder, resolve=True)
     options = section.pop("conf", None) or {}
     return {name: value for name, value in (section | options).items() if name not in ("_target_", "encoder")}
@@ -176,7 +176,7 @@ def average(model: torch.nn.Module, checkpoints: list[Path]) -> None:
 
 
 def train(cfg: DictConfig) -> None:
-    """Train as `cfg` says; go on from the newest checkpoint where there is one.
+    """Train as `cfg` says; go on from the newest checkpoint if there is one.
 
     Raises:
         SigmelError: a setting or a manifest that cannot be used.
@@ -242,7 +242,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def _model_class(model: DictConfig) -> type[ModelPT]:
-    """What `model.target` names; a CTC model with subwords where there is none."""
+    """The class that `model.target` names. Default: a CTC model with subwords."""
     target = model.get("target")
     if target is None:
         return EncDecCTCModelBPE
@@ -251,10 +251,10 @@ def _model_class(model: DictConfig) -> type[ModelPT]:
     except (ImportError, AttributeError, ValueError) as error:
         raise SigmelError(f"model.target: {target}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, ModelPT)):
-        raise SigmelError(f"model.target: {target} is no model of NeMo's")
+        raise SigmelError(f"model.target: {target} is not a model of NeMo")
     return found
 
 
 def _step(checkpoint: Path) -> int:
-    """Return the step in a name such as `epoch=3-step=400.ckpt`."""
+    """The step in a name such as `epoch=3-step=400.ckpt`."""
     return int(checkpoint.stem.rpartition("=")[2])
