@@ -119,7 +119,7 @@ class KaldiStream:
             SigmelError: V is not the number of the graph's tokens, or the stream is finished.
         """
         if self._finished:
-            raise SigmelError("the stream is finished; decode another utterance with another one")
+            raise SigmelError("the stream is finished; decode another utterance with another stream")
         self._problem = self._problem or check_frames(log_probs, len(self._graph.tokens))
         if self._problem or not len(log_probs):
             return
