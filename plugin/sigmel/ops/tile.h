@@ -1,5 +1,5 @@
-// Products of float32 matrices in tiles that fill the registers, transposition, and the memory of a thread: what the
-// C++ of the ops has in common.
+// What the C++ of the ops has in common: products of float32 matrices in tiles that fill the registers, strips of
+// columns, transposition, functions, and the memory of a thread.
 
 #pragma once
 
@@ -24,6 +24,7 @@ constexpr int LANES = 4;
 constexpr bool FEW_REGISTERS = LANES == 8;  // 16, elsewhere 32
 constexpr int VECTORS = 3;
 constexpr int STRIP = VECTORS * LANES;  // columns that are worked on at once
+constexpr int FEW = LANES / 4;          // fewer columns leave most of a vector of columns empty
 constexpr int ALIGNMENT = 64;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
@@ -117,8 +118,26 @@ void transpose(const float* from, int64_t ld, int64_t rows, int64_t columns, flo
     }
 }
 
-// The products of N vectors x with LANES rows, or with `count` of them and zeros for the rest: where there are so few x
-// that vectors along them would be all but empty. Other rows, of the same shape, may be fetched `ahead`.
+// (count, size) rows as columns (size, STRIP), zeros where there is no row.
+inline void to_columns(const float* rows, int64_t ld, int64_t count, int64_t size, float* columns) {
+  if (count < STRIP) std::memset(columns, 0, sizeof(float) * STRIP * size);
+  transpose(rows, ld, count, size, columns, STRIP);
+}
+
+// Cuts columns into strips of about one width, as a strip of one vector would keep the processor waiting; calls `take`
+// with the first column of each strip and how many it has.
+template <class Take>
+void cut(int64_t columns, Take take) {
+  const int64_t vectors = (columns + LANES - 1) / LANES, number = (vectors + VECTORS - 1) / VECTORS;
+  for (int64_t n = 0, first = 0; n < number; n++) {
+    const int64_t width = (vectors / number + (n < vectors % number)) * LANES;
+    take(first, std::min(width, columns - first));
+    first += width;
+  }
+}
+
+// The products of N vectors x with LANES rows, or with `count` rows and zeros for the rest: for so few x that vectors
+// along them would be all but empty. Other rows, of the same shape, may be fetched `ahead`.
 template <int N>
 inline void dots(const float* rows, int64_t ld, int64_t count, int64_t depth, const float* x, int64_t ldx,
                  const float* ahead, Vector* products) {
@@ -143,7 +162,7 @@ inline void dots(const float* rows, int64_t ld, int64_t count, int64_t depth, co
 
 constexpr float LOG2E = 1.44269504089f;
 
-// 2^x, to some 1e-7; what is beyond the range of floats is cut off: 2^round(x) times a polynomial of what is left.
+// 2^x, to some 1e-7, cut off at the range of floats: 2^round(x) times a polynomial of what is left.
 inline Vector power2(Vector x) {
   // Least squares of the relative error on [-1/2, 1/2]; its largest is 8e-8.
   constexpr float C[] = {1.0000000710f,   6.9314694916e-1f, 2.4022121754e-1f,
@@ -184,8 +203,8 @@ inline Vector logistic2(Vector x) { return reciprocal(power2(x) + 1.0f); }
 
 // --- Memory
 
-// Memory cut into pieces that begin at cache lines. What it is cut from is kept from call to call: fresh memory costs
-// more than a small call has to do.
+// Memory cut into pieces that begin at cache lines. The memory is kept from call to call: fresh memory costs more time
+// than a small call.
 class Buffer {
  public:
   Buffer(std::vector<float>& memory, int64_t numbers) {

@@ -11,9 +11,9 @@ namespace {
 constexpr float POWER_FLOOR = 1e-10f;  // as in reference.py
 constexpr int64_t SLICE = 64;          // features of embeddings that are kept in registers
 constexpr int64_t CHANNELS = 8;        // whose gradients a thread sums at once: those of a slice fit its first cache
-constexpr int64_t FEW = 4096;          // numbers that are not worth waking a thread for
+constexpr int64_t SMALL = 4096;        // numbers that are not worth waking a thread for
 
-int threads_for(int64_t numbers, int64_t threads) { return numbers < FEW ? 1 : int(threads); }
+int threads_for(int64_t numbers, int64_t threads) { return numbers < SMALL ? 1 : int(threads); }
 
 // How many of the edges (count, one vector each) each number reaches. A NaN reaches none.
 inline Integers reached(Vector x, const Vector* edges, int64_t count) {
@@ -44,7 +44,7 @@ void sum_rows(const uint8_t* ids, const float* tables, int64_t channels, int64_t
   for (int i = 0; i < N; i++) store(output + i * LANES, sum[i]);
 }
 
-// The same of `width` numbers.
+// For one frame, the sum over channels of `width` numbers of their rows.
 void sum_numbers(const uint8_t* ids, const float* tables, int64_t channels, int64_t entries, int64_t size,
                  int64_t width, float* output) {
   for (int64_t i = 0; i < width; i++) {
@@ -125,8 +125,8 @@ void embed(const uint8_t* ids, const float* tables, float* output, int64_t frame
   }
 }
 
-// grad (frames, size), ids (frames, channels) to tables (channels, entries, size). Each row is of one thread, which adds
-// in the order of the frames: the result does not depend on how many threads there are.
+// grad (frames, size), ids (frames, channels) to tables (channels, entries, size). One thread sums a row, in the order
+// of the frames: the result does not depend on how many threads there are.
 void embed_backward(const float* grad, const uint8_t* ids, float* tables, int64_t frames, int64_t channels,
                     int64_t entries, int64_t size, int64_t threads) {
   const int64_t groups = (channels + CHANNELS - 1) / CHANNELS, slices = (size + SLICE - 1) / SLICE;

@@ -3,7 +3,7 @@
 // Choices are sorted by expert, and an expert's frames cut into strips, which are kept transposed: a row a feature, a
 // column a frame. So vectors lie along the frames and the weights are read as they are, row by row. A task is some
 // rows of an expert's weights, for all of its frames: each weight is read once from memory, and there are tasks enough
-// for all threads even where one expert has all frames, or all frames are one.
+// for all threads even where one expert has all frames, or there is one frame only.
 //
 // Compiled for the machine it runs on (see sigmel.ops.native); called with the structure `Problem`.
 
@@ -13,8 +13,7 @@
 
 namespace {
 
-constexpr int ROWS = 64;        // rows of weights of a task
-constexpr int FEW = LANES / 4;  // fewer frames leave most of a vector of frames empty
+constexpr int ROWS = 64;  // rows of weights of a task
 
 enum Activation : int64_t { RELU, GELU, SILU };
 
@@ -24,7 +23,7 @@ enum Activation : int64_t { RELU, GELU, SILU };
 struct Problem {
   int64_t frames, choices, size, hidden, experts, activation, gated, threads;
   const float* x;         // (N, D)
-  const int64_t* chosen;  // (N, K), -1 for none
+  const int64_t* chosen;  // (N, K), -1 for no expert
   const float* gates;     // (N, K)
   const float *w1, *b1, *w2, *b2;
   float* output;  // (N, D)
@@ -58,14 +57,11 @@ struct Plan {
       const int64_t count = next[e + 1], first = next[e];
       next[e + 1] += first;
       if (count == 0) continue;
-      // Of about one width: a strip that is a vector wide would keep the processor waiting.
-      const int64_t vectors = (count + LANES - 1) / LANES, number = (vectors + VECTORS - 1) / VECTORS;
-      groups.push_back({e, int64_t(strips.size()), int64_t(strips.size()) + number});
-      for (int64_t n = 0, done = 0; n < number; n++) {
-        const int64_t width = vectors / number + (n < vectors % number);
-        strips.push_back({first + done, std::min(width * LANES, count - done), width});
-        done += width * LANES;
-      }
+      const int64_t begin = int64_t(strips.size());
+      cut(count, [&](int64_t done, int64_t width) {
+        strips.push_back({first + done, width, (width + LANES - 1) / LANES});
+      });
+      groups.push_back({e, begin, int64_t(strips.size())});
     }
     order.resize(next[problem.experts]);
     for (int64_t i = 0; i < choices; i++)
@@ -73,18 +69,23 @@ struct Plan {
   }
 };
 
-// Rows of weights of a group: what a thread works on.
+// Rows of an expert's weights: what a thread works on.
 struct Task {
-  const Group* group;
-  int64_t first, rows;
+  int64_t expert, first, rows;
 };
 
-std::vector<Task> tasks_of(const Plan& plan, int64_t rows) {
-  std::vector<Task> tasks;
-  for (const Group& group : plan.groups)
-    for (int64_t first = 0; first < rows; first += ROWS)
-      tasks.push_back({&group, first, std::min<int64_t>(ROWS, rows - first)});
-  return tasks;
+// For weights of `rows` rows, calls `work` with each task and, one after the other, with each strip that it goes
+// through, its number, and whether there was one before. The threads share the tasks.
+template <class Work>
+void each(const Plan& plan, int64_t rows, Work work) {
+  const int64_t blocks = (rows + ROWS - 1) / ROWS, tasks = int64_t(plan.groups.size()) * blocks;
+#pragma omp for schedule(dynamic)
+  for (int64_t t = 0; t < tasks; t++) {
+    const Group& group = plan.groups[t / blocks];
+    const int64_t first = t % blocks * ROWS;
+    const Task task{group.expert, first, std::min<int64_t>(ROWS, rows - first)};
+    for (int64_t n = group.first; n < group.end; n++) work(task, plan.strips[n], n, n > group.first);
+  }
 }
 
 // Rows of the frames of a strip, (count, D), one after the other.
@@ -94,16 +95,14 @@ void gather(const Problem& problem, const Plan& plan, const Strip& strip, const 
                 sizeof(float) * problem.size);
 }
 
-// (count, size) rows as columns (size, STRIP), zeros where there is no frame.
-void to_columns(const Strip& strip, const float* rows, int64_t size, float* columns) {
-  if (strip.count < STRIP) std::memset(columns, 0, sizeof(float) * STRIP * size);
-  transpose(rows, size, strip.count, size, columns, STRIP);
-}
-
-// The gates of a strip's frames, zeros where there is none.
-void gates_of(const Problem& problem, const Plan& plan, const Strip& strip, float* gates) {
-  for (int64_t i = 0; i < STRIP; i++) gates[i] = i < strip.count ? problem.gates[plan.order[strip.first + i]] : 0.0f;
-}
+// The gates of a strip's frames, zeros where there is no frame.
+struct Gates {
+  float gates[STRIP];
+  Gates(const Problem& problem, const Plan& plan, const Strip& strip) {
+    for (int64_t i = 0; i < STRIP; i++) gates[i] = i < strip.count ? problem.gates[plan.order[strip.first + i]] : 0.0f;
+  }
+  operator const float*() const { return gates; }
+};
 
 // --- Activations
 
@@ -122,7 +121,7 @@ struct Activated {
 template <Activation ACTIVATION>
 inline Activated activate(Vector x) {
   if constexpr (ACTIVATION == RELU) {
-    // Neither is a comparison's "false": a NaN stays.
+    // Of a NaN both comparisons are false: it stays.
     return {x <= 0.0f ? Vector{} : x, x <= 0.0f ? Vector{} : all(1.0f)};
   } else if constexpr (ACTIVATION == SILU) {
     const Vector gate = logistic2(x * -LOG2E);
@@ -247,7 +246,6 @@ void run_forward(const Problem& problem) {
   Buffer shared(kept, pieces(plan) * (size + hidden) + spread);
   float *columns = shared.take(pieces(plan) * size), *values = shared.take(pieces(plan) * hidden);
   float* rows = shared.take(spread);
-  const std::vector<Task> first = tasks_of(plan, hidden), second = tasks_of(plan, size);
   const auto few = [&](const Strip& strip) { return !problem.before && strip.count < FEW; };  // rows, not columns
 #pragma omp parallel num_threads(problem.threads)
   {
@@ -256,59 +254,48 @@ void run_forward(const Problem& problem) {
     for (size_t n = 0; n < plan.strips.size(); n++) {
       const Strip& strip = plan.strips[n];
       gather(problem, plan, strip, problem.x, few(strip) ? columns + n * STRIP * size : memory.data());
-      if (!few(strip)) to_columns(strip, memory.data(), size, columns + n * STRIP * size);
+      if (!few(strip)) to_columns(memory.data(), size, strip.count, size, columns + n * STRIP * size);
     }
-#pragma omp for schedule(dynamic)
-    for (size_t t = 0; t < first.size(); t++) {
-      const Task& task = first[t];
-      const float* w1 = problem.w1 + (task.group->expert * inner + task.first) * size;
-      const float* b1 = problem.b1 + task.group->expert * inner + task.first;
-      for (int64_t n = task.group->first; n < task.group->end; n++) {
-        const Strip& strip = plan.strips[n];
-        const float* frames = columns + n * STRIP * size;
-        float* value = values + n * STRIP * hidden;
-        if (few(strip)) {
-          run_few(strip, frames, size, w1, task.rows, b1, [&](int64_t frame, int64_t row, Vector x) {
-            store(value + frame * hidden + task.first + row, activate<ACTIVATION>(x).value);
-          });
-          if constexpr (GATED)
-            run_few(strip, frames, size, w1 + hidden * size, task.rows, b1 + hidden,
-                    [&](int64_t frame, int64_t row, Vector x) {
-                      float* at = value + frame * hidden + task.first + row;
-                      store(at, load(at) * x);
-                    });
-          continue;
-        }
-        float* before = problem.before ? problem.before + (n * inner + task.first) * STRIP : memory.data();
-        const int64_t other = (problem.before ? hidden : ROWS) * STRIP;
-        product(task.rows, strip.vectors, size, w1, size, 1, frames, STRIP, before, STRIP, false);
+    each(plan, hidden, [&](const Task& task, const Strip& strip, int64_t n, bool) {
+      const float* w1 = problem.w1 + (task.expert * inner + task.first) * size;
+      const float* b1 = problem.b1 + task.expert * inner + task.first;
+      const float* frames = columns + n * STRIP * size;
+      float* value = values + n * STRIP * hidden;
+      if (few(strip)) {
+        run_few(strip, frames, size, w1, task.rows, b1, [&](int64_t frame, int64_t row, Vector x) {
+          store(value + frame * hidden + task.first + row, activate<ACTIVATION>(x).value);
+        });
         if constexpr (GATED)
-          product(task.rows, strip.vectors, size, w1 + hidden * size, size, 1, frames, STRIP, before + other, STRIP,
-                  false);
-        activate_rows<ACTIVATION, GATED>(strip, task.rows, b1, hidden, before, other, value + task.first * STRIP);
+          run_few(strip, frames, size, w1 + hidden * size, task.rows, b1 + hidden,
+                  [&](int64_t frame, int64_t row, Vector x) {
+                    float* at = value + frame * hidden + task.first + row;
+                    store(at, load(at) * x);
+                  });
+        return;
       }
-    }
-#pragma omp for schedule(dynamic)
-    for (size_t t = 0; t < second.size(); t++) {
-      const Task& task = second[t];
-      const float* w2 = problem.w2 + (task.group->expert * size + task.first) * hidden;
-      const float* b2 = problem.b2 + task.group->expert * size + task.first;
-      for (int64_t n = task.group->first; n < task.group->end; n++) {
-        const Strip& strip = plan.strips[n];
-        const float* value = values + n * STRIP * hidden;
-        float gates[STRIP];
-        gates_of(problem, plan, strip, gates);
-        if (few(strip)) {
-          run_few(strip, value, hidden, w2, task.rows, b2, [&](int64_t frame, int64_t row, Vector x) {
-            float* to = row_of(problem, problem.output, rows, plan.order[strip.first + frame]);
-            store(to + task.first + row, x * gates[frame]);
-          });
-          continue;
-        }
-        product(task.rows, strip.vectors, hidden, w2, hidden, 1, value, STRIP, memory.data(), STRIP, false);
-        scatter(problem, plan, strip, task, memory.data(), b2, gates, problem.output, rows);
+      float* before = problem.before ? problem.before + (n * inner + task.first) * STRIP : memory.data();
+      const int64_t other = (problem.before ? hidden : ROWS) * STRIP;
+      product(task.rows, strip.vectors, size, w1, size, 1, frames, STRIP, before, STRIP, false);
+      if constexpr (GATED)
+        product(task.rows, strip.vectors, size, w1 + hidden * size, size, 1, frames, STRIP, before + other, STRIP,
+                false);
+      activate_rows<ACTIVATION, GATED>(strip, task.rows, b1, hidden, before, other, value + task.first * STRIP);
+    });
+    each(plan, size, [&](const Task& task, const Strip& strip, int64_t n, bool) {
+      const float* w2 = problem.w2 + (task.expert * size + task.first) * hidden;
+      const float* b2 = problem.b2 + task.expert * size + task.first;
+      const float* value = values + n * STRIP * hidden;
+      const Gates gates(problem, plan, strip);
+      if (few(strip)) {
+        run_few(strip, value, hidden, w2, task.rows, b2, [&](int64_t frame, int64_t row, Vector x) {
+          float* to = row_of(problem, problem.output, rows, plan.order[strip.first + frame]);
+          store(to + task.first + row, x * gates[frame]);
+        });
+        return;
       }
-    }
+      product(task.rows, strip.vectors, hidden, w2, hidden, 1, value, STRIP, memory.data(), STRIP, false);
+      scatter(problem, plan, strip, task, memory.data(), b2, gates, problem.output, rows);
+    });
 #pragma omp for
     for (int64_t n = 0; n < problem.frames; n++) combine(problem, rows, problem.output, n);
   }
@@ -319,7 +306,6 @@ void run_backward(const Problem& problem) {
   const Plan plan(problem);
   const int64_t size = problem.size, hidden = problem.hidden, inner = GATED ? 2 * hidden : hidden;
   const int64_t spread = problem.choices == 1 ? 0 : problem.frames * problem.choices * size;
-  const std::vector<Task> first = tasks_of(plan, hidden), second = tasks_of(plan, size);
   const int64_t blocks = (hidden + ROWS - 1) / ROWS;
   static thread_local std::vector<float> kept;
   Buffer shared(kept, pieces(plan) * (2 * size + hidden + inner + blocks) + spread);
@@ -337,50 +323,36 @@ void run_backward(const Problem& problem) {
     for (size_t n = 0; n < plan.strips.size(); n++) {
       gather(problem, plan, plan.strips[n], problem.x, x + n * STRIP * size);
       gather(problem, plan, plan.strips[n], problem.grad, memory.data());
-      to_columns(plan.strips[n], memory.data(), size, grads + n * STRIP * size);
+      to_columns(memory.data(), size, plan.strips[n].count, size, grads + n * STRIP * size);
     }
     // Of the hidden features: their gradients, and those of the first weights.
-#pragma omp for schedule(dynamic)
-    for (size_t t = 0; t < first.size(); t++) {
-      const Task& task = first[t];
-      const int64_t expert = task.group->expert;
-      for (int64_t n = task.group->first; n < task.group->end; n++) {
-        const Strip& strip = plan.strips[n];
-        float* grad = grads_before + (n * inner + task.first) * STRIP;
-        float* sums = gate_sums + (n * blocks + task.first / ROWS) * STRIP;
-        float gates[STRIP];
-        gates_of(problem, plan, strip, gates);
-        std::memset(sums, 0, sizeof(float) * STRIP);
-        product(task.rows, strip.vectors, size, problem.w2 + expert * size * hidden + task.first, 1, hidden,
-                grads + n * STRIP * size, STRIP, grad, STRIP, false);
-        deactivate_rows<ACTIVATION, GATED>(strip, task.rows, problem.before + (n * inner + task.first) * STRIP,
-                                           hidden * STRIP, gates, grad, memory.data(), sums);
-        transpose(memory.data(), STRIP, task.rows, strip.count, values + n * STRIP * hidden + task.first, hidden);
-        for (int64_t row = task.first; row < inner; row += hidden, grad += hidden * STRIP) {
-          product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
-                  problem.grad_w1 + (expert * inner + row) * size, size, n > task.group->first);
-          sum_rows(strip, task.rows, grad, nullptr, problem.grad_b1 + expert * inner + row, n > task.group->first);
-        }
+    each(plan, hidden, [&](const Task& task, const Strip& strip, int64_t n, bool add) {
+      float* grad = grads_before + (n * inner + task.first) * STRIP;
+      float* sums = gate_sums + (n * blocks + task.first / ROWS) * STRIP;
+      const Gates gates(problem, plan, strip);
+      std::memset(sums, 0, sizeof(float) * STRIP);
+      product(task.rows, strip.vectors, size, problem.w2 + task.expert * size * hidden + task.first, 1, hidden,
+              grads + n * STRIP * size, STRIP, grad, STRIP, false);
+      deactivate_rows<ACTIVATION, GATED>(strip, task.rows, problem.before + (n * inner + task.first) * STRIP,
+                                         hidden * STRIP, gates, grad, memory.data(), sums);
+      transpose(memory.data(), STRIP, task.rows, strip.count, values + n * STRIP * hidden + task.first, hidden);
+      for (int64_t row = task.first; row < inner; row += hidden, grad += hidden * STRIP) {
+        product(task.rows, size / LANES, strip.count, grad, STRIP, 1, x + n * STRIP * size, size,
+                problem.grad_w1 + (task.expert * inner + row) * size, size, add);
+        sum_rows(strip, task.rows, grad, nullptr, problem.grad_b1 + task.expert * inner + row, add);
       }
-    }
+    });
     // Of the features: their gradients, and those of the second weights.
-#pragma omp for schedule(dynamic)
-    for (size_t t = 0; t < second.size(); t++) {
-      const Task& task = second[t];
-      const int64_t expert = task.group->expert;
-      for (int64_t n = task.group->first; n < task.group->end; n++) {
-        const Strip& strip = plan.strips[n];
-        const float* grad = grads + (n * size + task.first) * STRIP;
-        float gates[STRIP];
-        gates_of(problem, plan, strip, gates);
-        product(task.rows, hidden / LANES, strip.count, grad, STRIP, 1, values + n * STRIP * hidden, hidden,
-                problem.grad_w2 + (expert * size + task.first) * hidden, hidden, n > task.group->first);
-        sum_rows(strip, task.rows, grad, gates, problem.grad_b2 + expert * size + task.first, n > task.group->first);
-        product(task.rows, strip.vectors, inner, problem.w1 + expert * inner * size + task.first, 1, size,
-                grads_before + n * STRIP * inner, STRIP, memory.data(), STRIP, false);
-        scatter(problem, plan, strip, task, memory.data(), nullptr, gates, problem.grad_x, rows);
-      }
-    }
+    each(plan, size, [&](const Task& task, const Strip& strip, int64_t n, bool add) {
+      const float* grad = grads + (n * size + task.first) * STRIP;
+      const Gates gates(problem, plan, strip);
+      product(task.rows, hidden / LANES, strip.count, grad, STRIP, 1, values + n * STRIP * hidden, hidden,
+              problem.grad_w2 + (task.expert * size + task.first) * hidden, hidden, add);
+      sum_rows(strip, task.rows, grad, gates, problem.grad_b2 + task.expert * size + task.first, add);
+      product(task.rows, strip.vectors, inner, problem.w1 + task.expert * inner * size + task.first, 1, size,
+              grads_before + n * STRIP * inner, STRIP, memory.data(), STRIP, false);
+      scatter(problem, plan, strip, task, memory.data(), nullptr, gates, problem.grad_x, rows);
+    });
 #pragma omp for
     for (size_t g = 0; g < plan.groups.size(); g++)
       for (int64_t n = plan.groups[g].first; n < plan.groups[g].end; n++)

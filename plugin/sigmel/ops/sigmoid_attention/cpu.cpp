@@ -14,7 +14,6 @@ namespace {
 
 constexpr int QUERIES = 4 * STRIP;  // queries of a task: each block of keys is read once for all of them
 constexpr int KEYS = 96;            // keys of a block
-constexpr int FEW = LANES / 4;      // fewer queries leave most of a vector of queries empty
 
 // --- What is asked for, as sigmel/ops/sigmoid_attention/cpu.py lays it out.
 
@@ -23,8 +22,8 @@ struct Strides {
 };
 
 struct Sequence {
-  int64_t row, query, queries, key, keys, position;  // its row; first query and how many; the same of keys;
-};                                                   // position of the first query among the keys
+  int64_t row, query, queries, key, keys, position;  // row; first query and number of queries; first key and number
+};                                                   // of keys; position of the first query among the keys
 
 struct Problem {
   int64_t sequences, heads, key_heads, size;  // size: features of a head, a multiple of LANES
@@ -143,7 +142,7 @@ const float* place(const Problem& problem, const Task& task, const float* base, 
   return at(base, strides, page, head, key % problem.page_size);
 }
 
-// As `gather`: keys, or values, of a task, which may lie in pages.
+// `gather` for keys, or values, of a task, which may lie in pages.
 const float* gather_keys(const Problem& problem, const Task& task, const float* base, const Strides& strides,
                          int64_t key, int64_t count, float* memory) {
   const int64_t size = problem.size;
@@ -158,25 +157,16 @@ const float* gather_keys(const Problem& problem, const Task& task, const float* 
   return memory;
 }
 
-// The strips of a task are of about one width: one that is a vector wide would keep the processor waiting.
 std::vector<Strip> strips_of(const Problem& problem, const Sequence& sequence, int64_t query, int64_t count) {
   std::vector<Strip> strips;
-  const int64_t vectors = (count + LANES - 1) / LANES, number = (vectors + VECTORS - 1) / VECTORS;
-  for (int64_t n = 0, first = 0; n < number; n++) {
-    const int64_t width = (vectors / number + (n < vectors % number)) * LANES;
-    strips.emplace_back(problem, sequence, query, first, std::min(width, count - first));
-    first += width;
-  }
+  cut(count, [&](int64_t first, int64_t queries) { strips.emplace_back(problem, sequence, query, first, queries); });
   return strips;
 }
 
-// Queries as columns: for each strip (size x STRIP), zeros where there is no query.
+// Queries as columns: for each strip (size x STRIP).
 void to_columns(const float* from, int64_t time, const std::vector<Strip>& strips, int64_t size, float* to) {
-  for (const Strip& strip : strips) {
-    if (strip.count < STRIP) std::memset(to, 0, sizeof(float) * STRIP * size);
-    transpose(from + strip.query * time, time, strip.count, size, to, STRIP);
-    to += STRIP * size;
-  }
+  for (size_t n = 0; n < strips.size(); n++)
+    to_columns(from + strips[n].query * time, time, strips[n].count, size, to + n * STRIP * size);
 }
 
 struct ForwardMemory {
@@ -280,8 +270,7 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
   for (int64_t first = 0; first < sequence.queries; first += QUERIES) {
     const int64_t count = std::min<int64_t>(QUERIES, sequence.queries - first), query = sequence.query + first;
     const std::vector<Strip> strips = strips_of(problem, sequence, first, count);
-    const float* q =
-        gather(problem.q, problem.q_strides, sequence.row, task.head, query, count, size, memory.q);
+    const float* q = gather(problem.q, problem.q_strides, sequence.row, task.head, query, count, size, memory.q);
     const float* grad =
         gather(problem.grad, problem.grad_strides, sequence.row, task.head, query, count, size, memory.grad);
     to_columns(q, size, strips, size, memory.q_columns);
@@ -308,11 +297,9 @@ void run_backward(const Problem& problem, const Task& task, const BackwardMemory
         product(strip.count, size / LANES, keys, memory.scores, 1, STRIP, k, size, grad_q + strip.query * time, time,
                 true);
         product(keys, size / LANES, strip.count, memory.weights, STRIP, 1, grad + strip.query * size, size, grad_v,
-                problem.grad_v_strides.time,
-                true);
+                problem.grad_v_strides.time, true);
         product(keys, size / LANES, strip.count, memory.scores, STRIP, 1, q + strip.query * size, size, grad_k,
-                problem.grad_k_strides.time,
-                true);
+                problem.grad_k_strides.time, true);
       }
     }
   }
