@@ -106,7 +106,7 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
             (B, D, T') and its (B,) int64 lengths; then the three caches, if caches were given.
 
         Raises:
-            SigmelError: features of another size than feat_in.
+            SigmelError: features of another size than feat_in; some of the caches, but not all.
         """
         if bypass_pre_encode:
             raise SigmelError("bypass_pre_encode: True is not supported by sigmel's encoders")
@@ -118,10 +118,13 @@ class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin
         features = audio_signal.transpose(1, 2)  # (B, T, F)
         if length is None:
             length = torch.full(features.shape[:1], features.shape[1], device=features.device)
-        if cache_last_channel is not None:
-            assert cache_last_time is not None  # for the type checker
-            assert cache_last_channel_len is not None
-            return self._stream(features, length, (cache_last_channel, cache_last_time, cache_last_channel_len))
+        caches = [x for x in (cache_last_channel, cache_last_time, cache_last_channel_len) if x is not None]
+        if caches:
+            if len(caches) != 3:
+                raise SigmelError(
+                    "cache_last_channel, cache_last_time, cache_last_channel_len: give all three, or none"
+                )
+            return self._stream(features, length, (caches[0], caches[1], caches[2]))
         output = self.core(features, length)
         self.attention_norms = getattr(output, "attention_norms", None)
         if getattr(output, "routing", ()):
