@@ -1,7 +1,7 @@
-"""Variations on recordings, for training: other speakers, other rooms, other microphones, noise.
+"""Augmentation of recordings: other speakers, other rooms, other microphones, noise.
 
-Every function takes and returns float32 samples of shape (samples,) and, where it draws random numbers, a
-``numpy.random.Generator``, so that what comes out depends on the arguments only.
+Every function takes and returns float32 samples of shape (samples,). A function that draws random numbers takes a
+`numpy.random.Generator`, so that its result depends on the arguments only.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}  # amplitude falls with freq
 
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Play ``factor`` times as fast: shorter, and pitch and formants rise together, as in a smaller speaker."""
+    """Play `factor` times as fast: pitch and formants rise together, as those of a smaller speaker."""
     return resample(samples, 16000 * factor, 16000) if factor != 1.0 else samples
 
 
 def change_tempo(samples: np.ndarray, factor: float, sample_rate: int, window: float = 0.03) -> np.ndarray:
-    """Speak ``factor`` times as fast at the same pitch, by waveform-similarity overlap-add (WSOLA).
+    """Speak `factor` times as fast at the same pitch, by waveform-similarity overlap-add (WSOLA).
 
-    Windows are taken from the input ``factor`` times as far apart as they are laid out, each shifted by up to half a
-    hop to where it best continues the one before (Verhelst & Roelands, 1993).
+    Windows of the input are `factor` times as far apart as windows of the output, and each is shifted by up to half
+    a hop to where it best continues the window before (Verhelst & Roelands, 1993).
 
     Args:
         samples: float32, shape (samples,).
-        factor: above 1 is faster.
+        factor: faster if above 1.
         sample_rate: in Hz.
-        window: length of the windows in seconds; it should hold two periods of the voice.
+        window: length of the windows in seconds; should be two periods of the voice.
     """
     hop = int(window * sample_rate / 2)
     size, reach = 2 * hop, hop // 2
@@ -57,10 +57,10 @@ def change_tempo(samples: np.ndarray, factor: float, sample_rate: int, window: f
 
 
 def shift_formants(samples: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
-    """Stretch the spectral envelope by ``factor`` and leave the pitch: above 1, a shorter vocal tract.
+    """Stretch the spectral envelope by `factor` and keep the pitch: above 1, as of a shorter vocal tract.
 
     The envelope of each short-time spectrum is its cepstrum below 2 ms; the spectrum is multiplied by the ratio of
-    the stretched envelope to the original one.
+    the stretched envelope to the original envelope.
     """
     hop = int(0.016 * sample_rate)
     size = 2 * hop
@@ -88,9 +88,9 @@ def shift_formants(samples: np.ndarray, factor: float, sample_rate: int) -> np.n
 
 
 def reverberate(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, seconds: float) -> np.ndarray:
-    """Add a room: the direct sound, then a few early echoes and a tail of noise that falls 60 dB in ``seconds``.
+    """Add a room: the direct sound, then a few early echoes and a tail of noise that falls 60 dB in `seconds`.
 
-    The result is as long as the input and as loud.
+    The result has the length and the loudness of the input.
     """
     length = max(int(seconds * sample_rate), 2)
     time = np.arange(length) / sample_rate
@@ -109,7 +109,7 @@ def coloured_noise(length: int, rng: np.random.Generator, colour: str = "white")
     """Noise of unit power whose spectrum is flat (white) or falls by 3 (pink) or 6 (brown) dB an octave.
 
     Raises:
-        ValueError: another colour.
+        ValueError: an unknown colour.
     """
     if colour not in _SLOPES:
         raise ValueError(f"colour must be one of {', '.join(_SLOPES)}, not {colour!r}")
@@ -121,7 +121,7 @@ def coloured_noise(length: int, rng: np.random.Generator, colour: str = "white")
 
 
 def babble(voices: Sequence[np.ndarray], length: int, rng: np.random.Generator) -> np.ndarray:
-    """People talking at once, of unit power: each voice is repeated from a random point and all are added."""
+    """People talking at once, of unit power: the sum of the voices, each repeated from a random point."""
     total = np.zeros(length, np.float32)
     for voice in voices:
         if len(voice):
@@ -136,10 +136,10 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
 
 
 def equalize(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, strength: float = 6.0) -> np.ndarray:
-    """Pass through a random smooth frequency response, as of another microphone.
+    """Apply a random smooth frequency response, as of another microphone.
 
     The response is drawn at seven frequencies evenly spaced on the mel scale, with a standard deviation of
-    ``strength`` / 2 dB about a random tilt of the same size.
+    `strength` / 2 dB about a random tilt, which has this standard deviation, too.
     """
     size = scipy.fft.next_fast_len(len(samples) + 1024, real=True)
     spectrum = scipy.fft.rfft(samples, size)
@@ -151,14 +151,14 @@ def equalize(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, st
 
 
 def band_limit(samples: np.ndarray, sample_rate: int, low: float = 300.0, high: float = 3400.0) -> np.ndarray:
-    """Keep the band from ``low`` to ``high`` Hz; the defaults are a telephone's."""
+    """Keep the band from `low` to `high` Hz, by default that of a telephone."""
     high = min(high, 0.49 * sample_rate)
     sections = scipy.signal.butter(4, [low, high], "bandpass", fs=sample_rate, output="sos")
     return scipy.signal.sosfilt(sections, samples).astype(np.float32)
 
 
 def clip(samples: np.ndarray, fraction: float) -> np.ndarray:
-    """Clip the loudest ``fraction`` of the samples, as an overdriven microphone does."""
+    """Clip the loudest `fraction` of the samples, as an overdriven microphone does."""
     limit = np.quantile(np.abs(samples), 1.0 - fraction)
     return np.clip(samples, -limit, limit)
 
@@ -169,12 +169,12 @@ def set_level(samples: np.ndarray, peak: float) -> np.ndarray:
 
 
 def rms(samples: np.ndarray) -> float:
-    """Root mean square; 0 for no samples."""
+    """Root mean square; 0 for an empty array."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
 
 
 def vary_voice(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, widest: float) -> np.ndarray:
-    """Make another speaker: a vocal tract up to ``widest`` times shorter or longer, another pitch and tempo."""
+    """Simulate another speaker: a vocal tract up to `widest` times shorter or longer, another pitch and tempo."""
     tract = np.exp(rng.uniform(-1.0, 1.0) * np.log(widest))
     pitch = np.clip(tract * np.exp(rng.normal(0.0, 0.1)), 0.8, 1.25)
     tempo = rng.uniform(0.85, 1.15)
@@ -184,7 +184,7 @@ def vary_voice(samples: np.ndarray, rng: np.random.Generator, sample_rate: int, 
 
 
 def vary_room(samples: np.ndarray, rng: np.random.Generator, sample_rate: int) -> np.ndarray:
-    """Another microphone, room and noise; one recording in six is left as it is, but for its level."""
+    """Simulate another microphone, room and noise; of one recording in six only the level changes."""
     if rng.random() > 1 / 6:
         if rng.random() < 0.7:
             samples = equalize(samples, rng, sample_rate)

@@ -248,16 +248,8 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def _systems_table(found: dict[str, Any]) -> str:
-    header = [
-        "System",
-        "Seeds",
-        "Steps",
-        "Params (active)",
-        "Step, ms",
-        "Train loss",
-        "WER in domain",
-        f"WER {AVERAGE}",
-    ]
+    header = ["System", "Seeds", "Steps", "Params (active)", "Step, ms", "Train loss", "WER in domain"]
+    header.append(f"WER {AVERAGE}")
     body = []
     for row in found["systems"]:
         parameters = f"{row['params_total'] / 1e6:.2f}M ({row['params_active'] / 1e6:.2f}M)"
@@ -295,13 +287,8 @@ def _routing_table(found: dict[str, Any]) -> str:
     if not routed:
         return ""
     tried = list(routed[0]["routing"]["wer"])
-    header = [
-        "Routers",
-        "entropy, % of most",
-        "neighbours, V",
-        "neighbours, Jaccard",
-        *(f"WER {name}" for name in tried),
-    ]
+    header = ["Routers", "entropy, % of most", "neighbours, V", "neighbours, Jaccard"]
+    header += [f"WER {name}" for name in tried]
     body = []
     for row in routed:
         about = row["routing"]

@@ -133,27 +133,12 @@ def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, Erro
 
 def result_row(test_set: str, words: ErrorRate, characters: ErrorRate) -> dict[str, Any]:
     """The row of `results.json` for a scored test set, without tags."""
-    row: dict[str, Any] = {
-        "test_set": test_set,
-        "wer": round(words.percent, 2),
-        "cer": round(characters.percent, 2),
-        "sub": words.sub,
-        "del": words.delete,
-        "ins": words.insert,
-        "words": words.total,
-        "wer_low": round(words.low, 2),
-        "wer_high": round(words.high, 2),
-        "utterances": words.utterances,
-        "utterances_wrong": words.utterances_wrong,
-    }
-    return row | {
-        "characters": characters.total,
-        "character_sub": characters.sub,
-        "character_del": characters.delete,
-        "character_ins": characters.insert,
-        "cer_low": round(characters.low, 2),
-        "cer_high": round(characters.high, 2),
-    }
+    row: dict[str, Any] = {"test_set": test_set}
+    row |= {"utterances": words.utterances, "utterances_wrong": words.utterances_wrong}
+    for rate, name, units, prefix in ((words, "wer", "words", ""), (characters, "cer", "characters", "character_")):
+        row |= {name: round(rate.percent, 2), f"{name}_low": round(rate.low, 2), f"{name}_high": round(rate.high, 2)}
+        row |= {units: rate.total, f"{prefix}sub": rate.sub, f"{prefix}del": rate.delete, f"{prefix}ins": rate.insert}
+    return row
 
 
 def load_kaldialign() -> Any:

@@ -1,22 +1,19 @@
 #!/usr/bin/env python3
 """Data of the an4 recipe: the CMU Census (AN4) database, people who spell and say personal data, 16 kHz.
 
-Its four lists say what there is: line by line, ``etc/an4_<set>.fileids`` names a recording below ``wav`` and
-``etc/an4_<set>.transcription`` what is said in it. Everything the lists name must be there and be sound.
+Four lists say what the database holds: line by line, `etc/an4_<set>.fileids` names a recording below `wav`, and
+`etc/an4_<set>.transcription` holds its transcript. Every recording in the lists must exist and be readable.
 
 ===== ======================================== =====================================================
 set   utterances                               sound
 ===== ======================================== =====================================================
-train an4_train, but for the speakers of dev   each at the speeds of ``--speeds``
+train an4_train without the speakers of dev    each at the speeds of `--speeds`
 dev   an4_train, every tenth speaker by name   as recorded
 test  an4_test                                 as recorded
 ===== ======================================== =====================================================
 
-Nobody speaks in two sets. Transcripts are words in lower case, as they stand in the lists: "p i t t s b u r g h",
+No speaker is in two sets. Transcripts are words in lower case, as in the lists: "p i t t s b u r g h",
 "one five two one three".
-
-The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (empty here) and ``config.json``. It
-depends on the options and the database only, not on the number of processes.
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ class Recording(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One utterance to be written."""
+    """One utterance to be made."""
 
     id: str
     recording: Recording
@@ -65,10 +62,10 @@ class Job(NamedTuple):
 
 
 def read_lists(folder: Path, name: str) -> list[Recording]:
-    """The utterances of ``name``, "train" or "test", in the order of the lists.
+    """The utterances of `name`, "train" or "test", in the order of the lists.
 
     Raises:
-        SigmelError: a list or a recording is missing, a line is none of the format, or the two lists disagree.
+        SigmelError: a list or a recording is missing, a line is malformed, or the two lists disagree.
     """
     files, texts = (folder / "etc" / f"an4_{name}.{kind}" for kind in ("fileids", "transcription"))
     paths, lines = _lines(files), _lines(texts)
@@ -86,10 +83,10 @@ def read_lists(folder: Path, name: str) -> list[Recording]:
 
 
 def parse_line(line: str, where: str, path: Path) -> Recording:
-    """Read a line of a transcription: ``<s> ENTER FIFTY ONE </s> (an315-fkai-b)``, or without the marks.
+    """Read a line of a transcription: `<s> ENTER FIFTY ONE </s> (an315-fkai-b)`, or without the marks.
 
     Raises:
-        SigmelError: the line is none of these; the message begins with ``where``.
+        SigmelError: the line has another form; the message begins with `where`.
     """
     *words, last = line.split() or [""]
     name = re.fullmatch(r"\((\w+-(\w+)-\w+)\)", last)
@@ -103,7 +100,7 @@ def parse_line(line: str, where: str, path: Path) -> Recording:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise SigmelError(f"{path}: no such file; --an4-dir takes the folder that holds AN4's etc and wav")
-    # What is no UTF-8 is replaced here, and then refused with its line.
+    # Bytes that are not UTF-8 are replaced here; the line is then refused by name.
     return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
@@ -127,6 +124,7 @@ def split(train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, li
 
 
 def plan(options: argparse.Namespace) -> Plan:
+    """The recordings of each set at their speeds; says if the copy is only a part of AN4."""
     folder = source(options, ARCHIVE)
     folder = folder / "an4" if (folder / "an4").is_dir() else folder
     lists = {name: read_lists(folder, name) for name in COMPLETE}
@@ -145,6 +143,7 @@ def plan(options: argparse.Namespace) -> Plan:
 
 
 def make(_: None, job: Job) -> Sound:
+    """Read a recording and change its speed."""
     samples, rate = read_audio(job.recording.path)
     if rate != SAMPLE_RATE:
         raise AudioError(f"{job.recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")

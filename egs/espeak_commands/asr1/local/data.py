@@ -8,20 +8,17 @@ set       speakers                accents                          sound
 ========= ======================= ================================ ==========================================
 train     most variants           British, American                clean, or a room and white, pink or brown
                                                                    noise, 10 to 40 dB below the speech
-dev       6 others                as train                         as train
-test      13 others               as train                         as train
-test_ood  those of test           Scottish, Caribbean, New York    a room, and people talking in the
+dev       6 other variants        as train                         as train
+test      13 other variants       as train                         as train
+test_ood  as test                 Scottish, Caribbean, New York    a room, and people talking in the
                                                                    background, 3 to 15 dB below the speech
 ========= ======================= ================================ ==========================================
 
-A sentence belongs to one set by its checksum, so the same sentence never occurs in two of them (test and test_ood
-draw from the same part, but no sentence twice). Sampling rate 16 kHz.
+The checksum of a sentence decides its set, so no sentence occurs in two sets (test and test_ood share sentences of one
+kind, but take none twice). Sampling rate 16 kHz.
 
-With ``--voices en-us+f3,en-us+m4`` all sets but test_ood, which is not made, are spoken by these voices at their usual
-speed and pitch, and nothing is done to the sound: to learn to speak.
-
-The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (empty here) and ``config.json``. It
-depends on the options and the seed only, not on the number of processes.
+`--voices en-us+f3,en-us+m4` is for learning to speak: these voices speak all sets at their usual speed and pitch, the
+sound is not changed, and there is no test_ood.
 """
 
 from __future__ import annotations
@@ -34,10 +31,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmel.errors import exit_status
-from sigmel.files.resampling import resample
 from sigmel.recipes import augment
 from sigmel.recipes.corpora import commands
-from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.recipes.corpora.espeak import EspeakVoice
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser
 from sigmel.recipes.options import at_least
@@ -46,7 +41,7 @@ SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 OOD_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 NOISES = ("white", "pink", "brown")
-# Parts of a hundred of all sentences.
+# The parts of all sentences, see `commands.part_of`, that go to each set.
 SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100), "test_ood": range(85, 100)}
 
 
@@ -60,10 +55,10 @@ class Job(NamedTuple):
 
 
 def plan(options: argparse.Namespace) -> Plan:
-    """The sentences of each set. Those of dev and the tests are all different.
+    """The sentences of each set; no sentence of dev and the tests occurs twice.
 
     Raises:
-        SigmelError: the grammar does not have as many sentences as a set asks for.
+        SigmelError: the grammar has too few sentences.
     """
     sizes = {"train": options.train, "dev": options.dev, "test": options.test}
     voices = [voice for voice in options.voices.split(",") if voice]
@@ -83,31 +78,31 @@ def plan(options: argparse.Namespace) -> Plan:
 
 
 def make(voices: Sequence[str], job: Job) -> Sound:
-    """Have one of the voices say a sentence, or, without any, as its set is spoken."""
+    """Have one of the given voices say a sentence, or a voice of its set if no voices are given."""
     rng = np.random.default_rng(job.seed)
     if not voices:
         return vary(job, rng)
     voice = voices[rng.integers(len(voices))]
-    with EspeakVoice(voice) as speaker:
-        samples = resample(speaker.say(job.text), ESPEAK_RATE, SAMPLE_RATE)
+    with EspeakVoice(voice, sample_rate=SAMPLE_RATE) as speaker:
+        samples = speaker.say(job.text)
     return Sound(with_edges(samples, rng), job.text, voice)
 
 
 def vary(job: Job, rng: np.random.Generator) -> Sound:
-    """A sentence spoken at random as its set is spoken; the manifest's row says which noise was added."""
+    """A sentence with the random voice, room and noise of its set; the manifest names the noise."""
     unseen = job.set == "test_ood"
     speakers = commands.speakers(job.set.removesuffix("_ood"))
 
-    def speak(text: str, accents: Sequence[str]) -> commands.Said:
-        return commands.speak(text, accents, speakers, rng, SAMPLE_RATE)
-
-    voice, samples, _ = speak(job.text, OOD_ACCENTS if unseen else ACCENTS)
-    samples = with_edges(samples, rng)
+    accents = OOD_ACCENTS if unseen else ACCENTS
+    voice, spoken = commands.speak(job.text, accents, speakers, rng, SAMPLE_RATE)
+    samples = with_edges(spoken.samples, rng)
     extra: dict[str, object] = {}
     if rng.random() < 0.3 or unseen:
         samples = augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(0.1, 0.5))
     if unseen:
-        others = [speak(commands.sentence(rng), OOD_ACCENTS).samples for _ in range(4)]
+        others = [
+            commands.speak(commands.sentence(rng), accents, speakers, rng, SAMPLE_RATE)[1].samples for _ in range(4)
+        ]
         extra = {"noise": "babble", "snr": round(rng.uniform(3.0, 15.0), 1)}
         samples = augment.add_noise(samples, augment.babble(others, len(samples), rng), extra["snr"])
     elif rng.random() < 0.6:
@@ -118,7 +113,7 @@ def vary(job: Job, rng: np.random.Generator) -> Sound:
 
 
 def with_edges(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """With a moment of silence before and after it."""
+    """Speech with a moment of silence before and after."""
     return np.pad(samples, tuple(int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE))
 
 

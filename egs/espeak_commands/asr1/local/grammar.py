@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the grammar that the commands are drawn from (sigmel.recipes.corpora.commands), in JSGF."""
+"""Write the grammar of the commands (sigmel.recipes.corpora.commands) in JSGF."""
 
 import argparse
 import re

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Data of the espeak_multidomain recipe: five domains to train on, and eight that are out of them.
+"""Data of the espeak_multidomain recipe: five domains to train on, and eight test sets outside of them.
 
 A domain is what is said (rules of the grammar in `sigmel.recipes.corpora.commands`), in which accents, how fast, and
 through what. Four are spoken by eSpeak NG, the fifth is real: strings of digits of the Free Spoken Digit Dataset
@@ -9,22 +9,19 @@ through what. Four are spoken by eSpeak NG, the fifth is real: strings of digits
 set              what it is
 ================ =====================================================================================
 train, dev, test the five domains; they share neither sentences, voices nor recordings of digits
-ood_accent       accents never heard: Scottish, Caribbean, New York
+ood_accent       accents that are not in training: Scottish, Caribbean, New York
 ood_fast         250 to 320 words a minute; training has 120 to 220
 ood_babble       people talking in the background, 0 to 10 dB below the speech
 ood_room         a large room: 0.8 to 1.5 s to fall by 60 dB; training has at most 0.6 s
 ood_channel      a bad microphone, overdriven
-ood_vocabulary   sentences of rules never heard, some words among them
-real_<speaker>   real speech: digits by a speaker never heard
+ood_vocabulary   sentences of rules that are not in training, with some new words
+real_<speaker>   real speech: digits by a speaker who is not in training
 ================ =====================================================================================
 
-The sets ``ood_*`` are spoken as the domain "home" is, by the voices of test, and say what any of the four domains
-says; each differs from that in the one thing that it is named after. Sampling rate 8 kHz.
+The sets `ood_*` have the accents, speeds and sound of the domain "home", the voices of test, and sentences of all four
+synthetic domains, except for the one thing that gives the set its name. Sampling rate 8 kHz.
 
-Rows of synthetic tests say, as ``phones``, which phone is spoken when, for ``sigmel routing``.
-
-The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
-and ``config.json``. It depends on the options and the seed only, not on the number of processes.
+Rows of synthetic tests tell, as `phones`, when each phone is spoken, for `sigmel routing`.
 """
 
 from __future__ import annotations
@@ -46,7 +43,7 @@ from sigmel.recipes.options import at_least
 HELD_OUT = ("jackson", "nicolas")
 UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 UNSEEN_RULES = ("cooking", "question", "security", "cleaning")
-# Parts of a hundred of all sentences, and recordings of each digit.
+# The parts of all sentences, see `commands.part_of`, and the recordings of each digit that go to each set.
 SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100)}
 RECORDINGS = {"train": range(8, 1000), "dev": range(5, 8), "test": range(0, 5)}
 
@@ -54,7 +51,7 @@ Channel = Callable[[np.ndarray, np.random.Generator, Sequence[str]], np.ndarray]
 
 
 class Domain(NamedTuple):
-    """What is said, how, and through what; `channel` is given samples, a generator and the speakers of the set."""
+    """What is said, how, and through what: `channel` takes samples, a generator and the speakers of the set."""
 
     rules: tuple[str, ...]
     accents: tuple[str, ...]
@@ -63,7 +60,7 @@ class Domain(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One utterance to be made, of a domain, or of recordings of digits."""
+    """One utterance to be made."""
 
     id: str
     set: str
@@ -78,12 +75,12 @@ class Job(NamedTuple):
 
 
 def noisy(samples: np.ndarray, rng: np.random.Generator, colour: str, low: float, high: float) -> np.ndarray:
-    """With noise that many dB below the speech."""
+    """Add noise between `low` and `high` dB below the speech."""
     return augment.add_noise(samples, augment.coloured_noise(len(samples), rng, colour), rng.uniform(low, high))
 
 
 def in_room(samples: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """In a room where sound takes so many seconds to fall by 60 dB."""
+    """Add a room in which sound takes between `low` and `high` seconds to fall by 60 dB."""
     return augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(low, high))
 
 
@@ -105,8 +102,8 @@ def hall(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str])
 
 def babble(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
     def stranger() -> np.ndarray:
-        text = commands.sentence(rng, "command")
-        return commands.speak(text, DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE).samples
+        _, spoken = commands.speak(commands.sentence(rng), DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE)
+        return spoken.samples
 
     others = augment.babble([stranger() for _ in range(4)], len(samples), rng)
     return augment.add_noise(samples, others, rng.uniform(0.0, 10.0))
@@ -142,11 +139,11 @@ UNSEEN = {
 
 
 def choose(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) -> dict[str, list[Job]]:
-    """The utterances of each set. Sentences spoken in dev and the tests are all different.
+    """The utterances of each set; no sentence of dev and the tests occurs twice.
 
     Args:
         sizes: of train, dev, and each test that eSpeak NG speaks.
-        recordings: all that can be used.
+        recordings: all usable recordings of digits.
         seed: of the choices, and of the sound.
 
     Raises:
@@ -227,20 +224,21 @@ def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
         return Sound(samples, job.text, job.speaker, extra)
     domain = (DOMAINS | UNSEEN)[job.domain]
     speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
-    said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
+    voice, said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
     before, after = (int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE)
     samples = domain.channel(np.pad(said.samples, (before, after)), rng, speakers)
     samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
     if job.set != "train":  # for a look at what experts do by phone; nothing changes the time from here on
         shift = before / SAMPLE_RATE
         extra["phones"] = [(round(s + shift, 4), round(e + shift, 4), label) for s, e, label in said.phones]
-    return Sound(samples, job.text, said.voice, extra)
+    return Sound(samples, job.text, voice, extra)
 
 
 # --- the stage
 
 
 def plan(options: argparse.Namespace) -> Plan:
+    """The utterances of each set, and the recordings of digits that they are made of."""
     recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
     usable, samples, skipped = fsdd.load(recordings)
     sizes = {"train": options.train, "dev": options.dev, "test": options.test}

@@ -2,30 +2,26 @@
 """Data of the fsdd recipe: strings of one to seven digits, made of recordings of single digits.
 
 The Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0) holds
-recordings ``{digit}_{speaker}_{index}.wav``, 8 kHz, 50 of each digit by each speaker. A string is made of recordings
-of one speaker: each trimmed lightly, laid out with natural gaps over a floor of noise as quiet as the recordings'
-own. Its transcript is in words, "three one four".
+recordings `{digit}_{speaker}_{index}.wav`, 8 kHz, 50 of each digit by each speaker. A string is made of recordings
+of one speaker: each trimmed lightly, laid out with natural gaps over noise as quiet as that of the recordings. Its
+transcript is in words, "three one four".
 
 Which recordings go where:
 
 ================== ======================= ================== =====================================
-``--test-speaker`` train                   dev (to look on)   test
+`--test-speaker`   train                   dev                test
 ================== ======================= ================== =====================================
 none               indices 8 and above     indices 5 to 7     test_official: indices 0 to 4
 NAME               all other speakers',    all other          test_loso_NAME: all of NAME's
                    but indices 5 to 7      speakers', 5 to 7
 ================== ======================= ================== =====================================
 
-So no recording of a test is ever heard in training. In dev and test each recording is used equally often, strings
-are as long as they happen to fall, and nothing is done to the sound. Training strings draw digits at random and are
-varied at random: vocal tract, pitch, tempo, room, microphone and noise. A share of them (``--tts-share``) is spoken
-by eSpeak NG instead, by a hundred speakers with eight accents of English and some foreign ones, which read English
-digits in their own spelling.
+So no recording of a test is ever heard in training. In dev and test each recording is used equally often, strings have
+random lengths, and the sound is not changed. Training strings draw digits at random and are varied at random: vocal
+tract, pitch, tempo, room, microphone and noise. A share of them (`--tts-share`) is spoken by eSpeak NG instead, by a
+hundred speakers with English accents, and foreign ones that read English digits in their own spelling.
 
-``--speaker NAME --as-recorded`` is for learning to speak: strings of NAME alone, to whose sound nothing is done.
-
-The output folder holds ``wav/``, a manifest for each set, ``skipped.jsonl`` (recordings that cannot be used and why)
-and ``config.json``. It depends on the options and the seed only, not on the number of processes.
+`--speaker NAME --as-recorded` is for learning to speak: strings of NAME alone, whose sound is not changed.
 """
 
 from __future__ import annotations
@@ -39,10 +35,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.files.resampling import resample
 from sigmel.recipes import augment
 from sigmel.recipes.corpora import fsdd
-from sigmel.recipes.corpora.espeak import SAMPLE_RATE as ESPEAK_RATE
 from sigmel.recipes.corpora.espeak import EspeakVoice, english_voices, variants
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, WORDS, Recording
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
@@ -51,7 +45,7 @@ from sigmel.recipes.options import at_least
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)
 
-# English digits as each language would spell what it hears.
+# English digits, spelled as they sound to speakers of each language.
 ACCENTS = {
     "cs": "zírou uan tú srí for fajv siks sevn ejt najn",
     "de": "siero wan tuh sri for fajf ßiks ßewen ejt nein",
@@ -81,7 +75,7 @@ class Job(NamedTuple):
     vary: bool
 
 
-# --- which strings
+# --- the strings
 
 
 def split(recordings: Sequence[Recording], test_speaker: str) -> dict[str, list[Recording]]:
@@ -107,12 +101,12 @@ def check_speaker(option: str, name: str, recordings: Sequence[Recording]) -> No
 
 
 def speakers(recordings: Sequence[Recording]) -> str:
-    """Their names, for people to read."""
+    """The names of all speakers, for an error message."""
     return ", ".join(sorted({recording.speaker for recording in recordings}))
 
 
 def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tuple[int, ...]) -> list[Job]:
-    """Strings that use every recording ``passes`` times, as they are."""
+    """Strings that use every recording `passes` times, without any change of the sound."""
     strings = fsdd.even_strings(recordings, passes, np.random.default_rng(seed))
     return [
         _job(f"{name}-{part[0].speaker}-{number:05d}", part, (*seed, number), vary=False)
@@ -123,7 +117,7 @@ def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tup
 def plan_training(
     recordings: Sequence[Recording], count: int, tts_share: float, vary: bool, seed: tuple[int, ...]
 ) -> list[Job]:
-    """``count`` strings of random digits, a share of them for eSpeak NG, the others of a random speaker each."""
+    """`count` strings of random digits: a share for eSpeak NG, and the others each of a random speaker."""
     by_speaker: dict[str, dict[int, list[Recording]]] = defaultdict(lambda: defaultdict(list))
     for recording in recordings:
         by_speaker[recording.speaker][recording.digit].append(recording)
@@ -174,17 +168,12 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
     accent = accents[rng.integers(len(accents))]
     words = ACCENTS[accent].split() if foreign else WORDS
     voice = f"{accent}+{variants()[rng.integers(len(variants()))]}"
-    settings = {
-        "speed": int(rng.integers(90, 201)),
-        "pitch": int(rng.integers(0, 91)),
-        "pitch_range": int(rng.integers(10, 91)),
-    }
-    with EspeakVoice(voice, **settings) as speaker:
-        if rng.random() < 0.3:  # in one breath
-            spoken = speaker.say(" ".join(words[digit] for digit in digits))
-            parts = [resample(spoken, ESPEAK_RATE, SAMPLE_RATE)]
-        else:
-            parts = [resample(speaker.say(words[digit]), ESPEAK_RATE, SAMPLE_RATE) for digit in digits]
+    speed, pitch, pitch_range = int(rng.integers(90, 201)), int(rng.integers(0, 91)), int(rng.integers(10, 91))
+    texts = [words[digit] for digit in digits]
+    if rng.random() < 0.3:  # in one breath
+        texts = [" ".join(texts)]
+    with EspeakVoice(voice, speed, pitch, pitch_range, sample_rate=SAMPLE_RATE) as speaker:
+        parts = [speaker.say(text) for text in texts]
     return f"espeak-{voice}", fsdd.join([fsdd.trim(part) for part in parts], rng, loose=True)
 
 
@@ -192,6 +181,7 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
 
 
 def plan(options: argparse.Namespace) -> Plan:
+    """The strings of each set, and the recordings that they are made of."""
     recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
     if options.speaker != "all":
         check_speaker("--speaker", options.speaker, recordings)
@@ -215,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--train", type=at_least(1), default=16000, help="training strings (default: 16000)")
     parser.add_argument(
-        "--tts-share", type=float, help="share of them by eSpeak NG (default: 0.5, or 0 with --speaker)"
+        "--tts-share", type=float, help="share of training strings by eSpeak NG (default: 0.5, or 0 with --speaker)"
     )
     parser.add_argument("--speaker", default="all", metavar="NAME", help="strings of NAME alone (default: all)")
     parser.add_argument("--as-recorded", action="store_true", help="do nothing to the sound of the training strings")

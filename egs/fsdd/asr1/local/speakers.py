@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the speakers of FSDD, one a line: those that --test_speaker of the recipe can leave out."""
+"""Print the speakers of FSDD, one in each line, for `--test_speaker all`."""
 
 from __future__ import annotations
 

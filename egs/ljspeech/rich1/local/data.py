@@ -3,12 +3,10 @@
 
 https://keithito.com/LJ-Speech-Dataset, public domain.
 
-The last ``--test`` clips that are there are the test, those before them ``--dev``, all others train: with 250 each, as
-is usual, they are of other books than most of the training. Texts are the normalised ones, in lower case, of letters
-and apostrophes only. Clips that are listed but not there are left out, and counted.
-
-The output folder holds ``wav/`` (16 kHz), a manifest for each set, ``skipped.jsonl`` (clips that cannot be used and
-why) and ``config.json``.
+The last `--test` clips are the test set, the `--dev` clips before them the development set, and all others the
+training set: with 250 each, as is usual, the test comes from other books than most of the training set. Texts are the
+normalised texts, in lower case, of letters and apostrophes only. Clips that are listed but missing are left out, and
+counted. Sampling rate 16 kHz.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ SPEAKER = "lj"
 
 
 class Clip(NamedTuple):
-    """A line of metadata.csv whose recording is there."""
+    """A line of metadata.csv whose recording exists."""
 
     id: str
     text: str
@@ -49,10 +47,10 @@ class Clip(NamedTuple):
 
 
 def find_clips(folder: Path) -> list[Clip]:
-    """The clips that are there, in the order of the books.
+    """The clips whose recordings exist, in the order of the books.
 
     Raises:
-        SigmelError: no list, a line that is none of it, or no recordings.
+        SigmelError: the list is missing or malformed, or there are no recordings.
     """
     listed = folder / "metadata.csv"
     if not listed.is_file():
@@ -85,7 +83,7 @@ def split(clips: Sequence[Clip], dev: int, test: int) -> dict[str, Sequence[Clip
     """The clips of each set.
 
     Raises:
-        SigmelError: none is left for training.
+        SigmelError: no clip is left for training.
     """
     first = len(clips) - dev - test
     if first < 1:
@@ -94,10 +92,12 @@ def split(clips: Sequence[Clip], dev: int, test: int) -> dict[str, Sequence[Clip
 
 
 def plan(options: argparse.Namespace) -> Plan:
+    """The clips of each set."""
     return Plan(split(find_clips(source(options, ARCHIVE)), options.dev, options.test))
 
 
 def make(_: None, clip: Clip) -> Sound:
+    """Read a clip at the recipe's sample rate, and say if it cannot be used."""
     try:
         samples, _ = read_audio(clip.path, SAMPLE_RATE)
     except AudioError as error:

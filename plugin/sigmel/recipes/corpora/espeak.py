@@ -4,9 +4,9 @@ eSpeak NG (https://github.com/espeak-ng/espeak-ng) is a small formant synthesise
 languages, no network and no model. It sounds like a machine, but a recogniser can be trained on it.
 
 The C library keeps the state of its oscillators and its random numbers in globals that nothing resets, so the second
-time a text is spoken it comes out slightly different. Each :class:`EspeakVoice` therefore loads the library afresh
-(about 2 ms): what it says depends on its arguments and on what it said before, and on nothing else. For the same
-reason a process can hold only one at a time, and threads must not share it.
+time a text is spoken it comes out slightly different. Each `EspeakVoice` therefore loads the library afresh
+(about 2 ms): what a voice says depends on its arguments and on what it said before, and on nothing else. For the same
+reason a process can hold only one voice at a time, and threads must not share a voice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import functools
 import os
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigmel.errors import SigmelError, optional_library
+from sigmel.files.resampling import resample
 
 SAMPLE_RATE = 22050
 SILENCE = "sil"
@@ -71,33 +71,23 @@ class Phone(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """Speech, and what is spoken in it when.
-
-    Attributes:
-        samples: float32 in [-1, 1] at 22050 Hz, shape (samples,).
-        phones: one after the other, from the first sample to the last.
-    """
+    """Speech: float32 samples in [-1, 1], shape (samples,), and its phones, from the first sample to the last."""
 
     samples: np.ndarray
     phones: list[Phone]
 
 
-def synthesize(text: str, voice: str = "en-us", **settings: int) -> np.ndarray:
-    """Speak one text with a fresh :class:`EspeakVoice`, which documents the arguments, the result and the errors."""
-    with EspeakVoice(voice, **settings) as speaker:
-        return speaker.say(text)
-
-
 class EspeakVoice:
-    """A speaker with a manner of speaking; use it in a ``with`` statement.
+    """A speaker with a manner of speaking, for a `with` statement.
 
     Args:
-        voice: a language and, after a plus sign, a variant (the speaker), such as ``en-us+f3``;
-            see :func:`languages`, :func:`english_voices` and :func:`variants`.
+        voice: a language and, after a plus sign, a variant (the speaker), such as `en-us+f3`;
+            see `languages`, `english_voices` and `variants`.
         speed: words a minute, 80 to 450.
         pitch: 0 (low) to 100 (high).
         pitch_range: 0 (monotone) to 100.
         volume: 0 to 200 percent.
+        sample_rate: of the speech, in Hz.
 
     Raises:
         SigmelError: the wheel is missing, the voice is unknown or a setting is out of range.
@@ -106,12 +96,18 @@ class EspeakVoice:
     _open = False  # whether some voice of this process is in use
 
     def __init__(
-        self, voice: str = "en-us", speed: int = 175, pitch: int = 50, pitch_range: int = 50, volume: int = 100
+        self,
+        voice: str = "en-us",
+        speed: int = 175,
+        pitch: int = 50,
+        pitch_range: int = 50,
+        volume: int = 100,
+        sample_rate: int = SAMPLE_RATE,
     ) -> None:
         _, plus, variant = voice.partition("+")
         if plus and variant not in variants():  # eSpeak takes an unknown variant silently for none
             raise _unknown(voice)
-        self.voice = voice
+        self.voice, self.sample_rate = voice, sample_rate
         self._settings = {"speed": speed, "pitch": pitch, "pitch_range": pitch_range, "volume": volume}
         for name, value in self._settings.items():
             _, low, high = _PARAMETERS[name]
@@ -126,7 +122,7 @@ class EspeakVoice:
         try:
             self._start()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
@@ -148,25 +144,20 @@ class EspeakVoice:
         for name, value in self._settings.items():
             self._library.espeak_SetParameter(_PARAMETERS[name][0], int(value), 0)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._library.espeak_Terminate()
         getattr(_ctypes, "FreeLibrary" if os.name == "nt" else "dlclose")(self._library._handle)
         EspeakVoice._open = False
 
     def say(self, text: str) -> np.ndarray:
-        """The samples of `speak`, which documents the argument, and the errors."""
+        """The samples of `speak`."""
         return self.speak(text).samples
 
     def speak(self, text: str) -> Spoken:
-        """Speak a text, and say when which phone is spoken.
+        """Speak a text, and tell when each phone is spoken.
 
         Args:
-            text: plain text; ``[[...]]`` holds phonemes in eSpeak's own notation.
+            text: plain text; `[[...]]` holds phonemes in eSpeak's own notation.
 
         Raises:
             SigmelError: eSpeak refused the text.
@@ -185,6 +176,8 @@ class EspeakVoice:
             for (start, label), (end, _) in pairwise([*self._starts, (len(samples), SILENCE)])
             if start < end
         ]
+        if self.sample_rate != SAMPLE_RATE:
+            samples = resample(samples, SAMPLE_RATE, self.sample_rate)
         return Spoken(samples, phones)
 
     def _collect(self, samples: Any, count: int, events: Any) -> int:
@@ -202,22 +195,19 @@ class EspeakVoice:
 
 
 def english_voices() -> tuple[str, ...]:
-    """The accents of English that eSpeak NG has, such as ``en-us`` and ``en-gb-scotland``; sorted.
-
-    The one for text in the Shavian alphabet is left out.
-    """
+    """The accents of English, such as `en-us` and `en-gb-scotland`, except that of the Shavian alphabet; sorted."""
     return tuple(name for name in languages() if name == "en" or (name.startswith("en-") and name != "en-shaw"))
 
 
 @functools.cache
 def languages() -> tuple[str, ...]:
-    """All languages and accents that eSpeak NG can speak, each a voice by itself; sorted."""
+    """All languages and accents of eSpeak NG, each a voice by itself; sorted."""
     return tuple(sorted(file.name.lower() for file in (_data_path() / "lang").rglob("*") if file.is_file()))
 
 
 @functools.cache
 def variants() -> tuple[str, ...]:
-    """The speakers that any language can be given, such as ``f3`` and ``grandpa``; sorted."""
+    """The speakers that any language can be given, such as `f3` and `grandpa`; sorted."""
     files = (_data_path() / "voices" / "!v").iterdir()
     return tuple(sorted(file.name for file in files if file.is_file() and file.name not in _UNREPEATABLE))
 

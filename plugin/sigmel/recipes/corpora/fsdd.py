@@ -1,6 +1,6 @@
-"""The Free Spoken Digit Dataset: recordings of single digits, and strings made of them.
+"""The Free Spoken Digit Dataset: recordings of single digits, and strings made of these recordings.
 
-https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0: recordings ``{digit}_{speaker}_{index}.wav``,
+https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0: recordings `{digit}_{speaker}_{index}.wav`,
 8 kHz, 50 of each digit by each speaker.
 """
 
@@ -29,7 +29,7 @@ ARCHIVE = Archive(  # version 1.0.9 is the one with five speakers; the checksum 
 )
 SAMPLE_RATE = 8000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LONGEST = 7  # digits of a string
+LONGEST = 7  # digits in a string
 
 
 class Recording(NamedTuple):
@@ -46,7 +46,7 @@ class Recording(NamedTuple):
 
 
 def find_recordings(folder: Path) -> list[Recording]:
-    """All recordings in ``folder`` or its ``recordings`` folder, sorted by speaker, digit and index."""
+    """All recordings in `folder` or its `recordings` folder, sorted by speaker, digit and index."""
     if not folder.is_dir():
         raise SigmelError(f"--fsdd-dir: {folder} is no folder")
     if (folder / "recordings").is_dir():
@@ -62,7 +62,7 @@ def find_recordings(folder: Path) -> list[Recording]:
 
 
 def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:
-    """Read and trim the recordings; return those that can be used, their samples by name, and the others."""
+    """Read and trim recordings: the usable recordings, their samples by name, and those that cannot be used."""
     usable, samples, skipped = [], {}, []
     for recording in recordings:
         try:
@@ -80,7 +80,7 @@ def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np
 
 
 def trim(samples: np.ndarray, sample_rate: int = SAMPLE_RATE, depth: float = 40.0, margin: float = 0.03) -> np.ndarray:
-    """Cut silence from both ends: what is ``depth`` dB below the loudest 10 ms, but for ``margin`` seconds."""
+    """Cut silence from both ends: all frames `depth` dB below the loudest 10 ms, except `margin` seconds."""
     hop = sample_rate // 100
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
     power = np.square(frames).mean(axis=1)
@@ -94,7 +94,7 @@ def trim(samples: np.ndarray, sample_rate: int = SAMPLE_RATE, depth: float = 40.
 def even_strings(
     recordings: Iterable[Recording], passes: int, rng: np.random.Generator
 ) -> Iterator[Sequence[Recording]]:
-    """Strings of one speaker each that use every recording ``passes`` times: shuffled, and cut at random."""
+    """Strings that use every recording `passes` times: recordings of a speaker, shuffled and cut at random."""
     by_speaker = defaultdict(list)
     for recording in recordings:
         by_speaker[recording.speaker].append(recording)
@@ -108,9 +108,9 @@ def even_strings(
 
 
 def join(parts: Sequence[np.ndarray], rng: np.random.Generator, loose: bool = False) -> np.ndarray:
-    """Lay out recordings one after another over a floor of noise, with short fades and natural gaps.
+    """Join recordings with short fades and natural gaps, over quiet noise.
 
-    Most gaps are 30 to 300 ms, one in seven is a pause of up to 700 ms. ``loose`` draws from a wider range.
+    Most gaps are 30 to 300 ms, one in seven is a pause of up to 700 ms. `loose` draws from a wider range.
     """
     low, usual, long = (0.0, 0.4, 1.0) if loose else (0.03, 0.3, 0.7)
     fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 200, dtype=np.float32)
@@ -129,7 +129,7 @@ def join(parts: Sequence[np.ndarray], rng: np.random.Generator, loose: bool = Fa
 
 
 def floor_level(samples: np.ndarray) -> float:
-    """The level of the quietest tenth of the 10 ms frames: background, or the last of a word dying away."""
+    """The level of the quietest tenth of the 10 ms frames: background, or the fading end of a word."""
     hop = SAMPLE_RATE // 100
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
     return float(np.quantile(np.sqrt(np.square(frames).mean(axis=1)), 0.1)) if len(frames) else 0.0
