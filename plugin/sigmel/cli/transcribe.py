@@ -96,9 +96,9 @@ def _print(model: Transcriber, rows: Sequence[Row], batch_size: int, as_json: bo
             begin = f"{name}\t" if len(rows) > 1 else ""
             if as_json:
                 fields = {"audio_filepath": name, "duration": row["duration"], "text": row["pred_text"]}
-                fields |= {"words": row["words"]} if model.timestamps else {}
+                fields |= {"words": row["words"]} if "words" in row else {}
                 print(json.dumps(fields, ensure_ascii=False))
-            elif model.timestamps:
+            elif "words" in row:
                 for word in row["words"]:
                     print(f"{begin}{word['start']:.3f}\t{word['end']:.3f}\t{word['word']}")
             else:

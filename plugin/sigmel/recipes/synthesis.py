@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,26 +21,19 @@ from sigmel.files.manifest import Utterance, write_manifest
 from sigmel.files.sources import read_source
 
 
-class Synthesiser:
+class Synthesiser(NamedTuple):
     """A model of a host that speaks.
 
     Attributes:
         sample_rate: Hz.
-        dmel: what makes dMel of a voice's recording; None for a model of one voice.
+        dmel: tokenizer of a voice's recording; None for a model of one voice.
+        speak: gives the waveforms (samples,) of texts, the `voice_print` of their speakers (B, 2 C), or None for a
+            model of one voice, and the number of the first text.
     """
 
     sample_rate: int
     dmel: DMelTokenizer | None
-
-    def speak(self, texts: Sequence[str], voices: Tensor | None, number: int) -> Iterable[np.ndarray]:
-        """The waveform (samples,) of each text.
-
-        Args:
-            texts: what to say.
-            voices: (B, 2 C) the `voice_print` of each text's speaker; None for a model of one voice.
-            number: that of the first text.
-        """
-        raise NotImplementedError
+    speak: Callable[[Sequence[str], Tensor | None, int], Iterable[np.ndarray]]
 
 
 def read_voices(dmel: DMelTokenizer, manifest: Path) -> dict[str, Tensor]:
@@ -59,16 +53,16 @@ def read_voices(dmel: DMelTokenizer, manifest: Path) -> dict[str, Tensor]:
 def speak(
     model: Synthesiser, texts: Sequence[Utterance], voices: Path | None, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Say texts, those of like length together; yield the number of a text and its samples.
+    """Say the texts of a manifest, texts of like length together; yield the number of a text and its samples.
 
     Args:
         model: what speaks.
-        texts: of a manifest, whose own audio does not matter.
-        voices: manifest of recordings, for a model of several voices.
+        texts: the utterances; their audio is ignored.
+        voices: manifest of recordings of the speakers, for a model of several voices.
         batch_size: texts at a time.
 
     Raises:
-        SigmelError: voices that are missing or not asked for, or no voice of a speaker.
+        SigmelError: `voices` is missing, not wanted, or lacks a speaker.
     """
     if (voices is None) != (model.dmel is None):
         raise SigmelError("--voices: the model " + ("has one voice" if voices else "needs recordings of its speakers"))
@@ -86,11 +80,11 @@ def speak(
 def write_spoken(
     output: Path, texts: Sequence[Utterance], sounds: Iterable[tuple[int, np.ndarray]], sample_rate: int
 ) -> str:
-    """Write `wav/` and a manifest named after the folder: `spoken/spoken.jsonl`, which a recogniser can be tried on.
+    """Write `wav/` and a manifest named after the folder, `spoken/spoken.jsonl`, for recognisers and listeners.
 
     Args:
         output: folder to make; it must not exist yet.
-        texts: of a manifest, whose own audio does not matter.
+        texts: what is said.
         sounds: the number of a text and its (samples,), in any order.
         sample_rate: Hz.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,46 +17,27 @@ from tqdm import tqdm
 from sigmel.files.batches import Row, read_batches
 from sigmel.routing_study.statistics import WATCHED, watch_routing
 
-Batches = Iterable[list[np.ndarray]]
+Batches = Iterable[list[np.ndarray]]  # each waveform is float32 (samples,)
 
 
-class Word(NamedTuple):
-    """A word and its times in seconds."""
-
-    word: str
-    start: float
-    end: float
-
-
-class Transcript(NamedTuple):
-    """What a model makes of an utterance; `words` only where a model was loaded for timestamps."""
-
-    text: str
-    words: Sequence[Word] = ()
-
-
+@dataclass(frozen=True)
 class Transcriber:
     """A recogniser of a host.
 
     Attributes:
         module: the model, whose routers can be watched.
         sample_rate: Hz.
-        timestamps: whether transcripts have words with their times.
-        batched: whether the host takes more than one utterance at a time.
+        transcribe: gives `pred_text` of each waveform of batches, in order, and, if the model was loaded for
+            timestamps, `words`, each with `word`, `start` and `end` (seconds).
+        encode: sends batches through the encoder, for its routers to be watched.
+        batched: whether the host takes several utterances at a time.
     """
 
     module: nn.Module
     sample_rate: int
-    timestamps = False
-    batched = True
-
-    def transcribe(self, batches: Batches) -> list[Transcript]:
-        """The transcripts of batches of waveforms, (samples,) each, in their order."""
-        raise NotImplementedError
-
-    def encode(self, batches: Batches) -> None:
-        """Send batches through the encoder, so that its routers can be watched."""
-        self.transcribe(batches)
+    transcribe: Callable[[Batches], list[Row]]
+    encode: Callable[[Batches], object]
+    batched: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,24 +107,20 @@ def transcribe(model: Transcriber, rows: Sequence[Row], batch_size: int, progres
     """Transcribe the audio of manifest rows.
 
     Args:
-        model: what transcribes.
+        model: the recogniser.
         rows: of a manifest; a `duration` of 0 is replaced by that of the audio.
-        batch_size: utterances at a time, of a model that takes several.
+        batch_size: utterances at a time, if the host takes several.
         progress: name of the progress bar. Default: no bar.
     """
     batch_size = batch_size if model.batched else 1
     reader = Reader(rows, model.sample_rate, batch_size, progress)
     started = time.monotonic()
-    transcripts = model.transcribe(reader)
+    texts = model.transcribe(reader)
     seconds = time.monotonic() - started
-    pairs = zip(transcripts, reader.seconds, strict=True)
-    found = {id(row): pair for row, pair in zip(reader.read, pairs, strict=True)}
-    done = []
-    for row in rows:
-        transcript, duration = found.get(id(row), (Transcript(""), 0.0))
-        done.append(row | {"duration": row["duration"] or duration, "pred_text": transcript.text})
-        if model.timestamps:
-            done[-1]["words"] = [word._asdict() for word in transcript.words]
+    found = {}
+    for row, text, duration in zip(reader.read, texts, reader.seconds, strict=True):
+        found[id(row)] = row | {"duration": row["duration"] or duration} | text
+    done = [found.get(id(row), row | {"pred_text": ""}) for row in rows]
     return Transcribed(done, reader.skipped, sum(reader.seconds), seconds, batch_size)
 
 
@@ -162,16 +139,11 @@ def routing_report(model: Transcriber, rows: Sequence[Row], batch_size: int) -> 
 
 
 def transcribe_manifests(
-    model: Transcriber, manifests: dict[str, list[Row]], folder: Path, batch_size: int, routing_stats: bool
+    model: Transcriber, manifests: Mapping[str, list[Row]], folder: Path, batch_size: int, routing_stats: bool
 ) -> bool:
-    """Transcribe manifests into an existing folder, and say how it went.
+    """Write the transcripts of manifests, by name, into an existing folder, see `Transcribed.write`.
 
-    Args:
-        model: what transcribes.
-        manifests: name -> rows.
-        folder: where to write, see `Transcribed.write`.
-        batch_size: utterances at a time.
-        routing_stats: also write `<name>.routing.json`, see `routing_report`.
+    With `routing_stats`, also write `<name>.routing.json`, see `routing_report`.
 
     Returns:
         Whether all audio could be used.

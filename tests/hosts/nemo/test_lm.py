@@ -14,8 +14,7 @@ from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.voice_print import voice_print
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest
 from sigmel.hosts.nemo.lm import DMelLMModel
-from sigmel.recipes.nemo.speak import NemoSynthesiser
-from sigmel.recipes.synthesis import read_voices, speak
+from sigmel.recipes.synthesis import Synthesiser, read_voices, speak
 from sigmel.tokens.text import train_tokenizer
 
 
@@ -137,7 +136,7 @@ def test_voices_are_those_of_a_manifest(corpus):
     samples, _ = soundfile.read(corpus / "1.wav", dtype="float32")
     expected = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]
     torch.testing.assert_close(voices["y"], expected)
-    synthesiser = NemoSynthesiser(model, seed=0)
+    synthesiser = Synthesiser(16000, model.dmel, lambda *_: [])
     with pytest.raises(SigmelError, match="q: --voices has none for the speaker 'z'"):
         list(speak(synthesiser, [Utterance("q", "q.wav", 1.0, "a", "z")], corpus / "voices.jsonl", 1))
     with pytest.raises(SigmelError, match="--voices: the model needs recordings of its speakers"):

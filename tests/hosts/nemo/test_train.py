@@ -152,6 +152,7 @@ def test_bad_manifests_are_named(config, tmp_path, change, message):
         ("recipe.average_last", 0, "recipe.average_last: 0"),
         ("trainer.max_stepz", 3, "max_stepz"),
         ("model.encoder.expertz", 3, "expertz"),
+        ("model.target", "nemo.no_such.Model", r"model\.target: .*no_such"),
         ("model.encoder.experts", 1, "experts: 1"),
         ("model.encoder.top_k", 9, "top_k: 9"),
         ("model.encoder.routing", "path:3", "path:3"),

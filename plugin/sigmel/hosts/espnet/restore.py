@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import yaml
@@ -20,8 +21,6 @@ from sigmel.hosts.registration import espnet as espnet_registration
 
 espnet_registration.register()
 
-Built = TypeVar("Built")
-
 
 def load_speech2text(path: Path, beam_size: int = 5, kind: type[Speech2Text] = Speech2Text) -> Speech2Text:
     """Build ESPnet's recogniser, whose search weighs CTC and decoder as its training did.
@@ -34,53 +33,37 @@ def load_speech2text(path: Path, beam_size: int = 5, kind: type[Speech2Text] = S
     Raises:
         SigmelError: there is no such file, or ESPnet cannot build a recogniser from it.
     """
-
-    def build(files: Mapping[str, Any]) -> Speech2Text:
+    with _files(path, "asr_") as files:
         config = yaml.safe_load(Path(files["asr_train_config"]).read_text(encoding="utf-8"))
         ctc_weight = config.get("model_conf", {}).get("ctc_weight", 0.5)  # ESPnet's default
-        options = {"beam_size": beam_size, "ctc_weight": ctc_weight, "lm_weight": 0.0, "penalty": 0.0}
-        model = kind(**files, **options, device=_device())
+        model = kind(**files, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=0.0, penalty=0.0)
         if model.tokenizer is not None:
             model.tokenizer.tokens2text([])  # SentencePiece reads its file when first used, which is gone by then
         return model
 
-    return _build(path, "asr_", build)
-
 
 def load_text2speech(path: Path, seed: int) -> Text2Speech:
-    """Build ESPnet's synthesiser, which says every text with the same random numbers.
-
-    Args:
-        path: archive that ESPnet packed, or a `.pth` with its `config.yaml` beside it.
-        seed: of the random numbers.
-
-    Raises:
-        SigmelError: there is no such file, or ESPnet cannot build a synthesiser from it.
-    """
-
-    def build(files: Mapping[str, Any]) -> Text2Speech:
-        model = Text2Speech(**files, device=_device(), seed=seed, always_fix_seed=True)
-        model.preprocess_fn("", {"text": ""})  # see above
+    """Build ESPnet's synthesiser, which says every text with the same random numbers, see `load_speech2text`."""
+    with _files(path, "") as files:
+        model = Text2Speech(**files, seed=seed, always_fix_seed=True)
+        model.preprocess_fn("", {"text": ""})  # reads the tokenizer's file
         return model
 
-    return _build(path, "", build)
 
-
-def _build(path: Path, prefix: str, build: Callable[[Mapping[str, Any]], Built]) -> Built:
+@contextmanager
+def _files(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+    """The files that a model is built from, and its device, as options of ESPnet's classes."""
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")
     with tempfile.TemporaryDirectory() as folder:
+        files = {f"{prefix}train_config": path.parent / "config.yaml", f"{prefix}model_file": path}
         try:
-            files = {f"{prefix}train_config": path.parent / "config.yaml", f"{prefix}model_file": path}
-            return build(files if path.suffix == ".pth" else unpack(path, folder))
+            files = files if path.suffix == ".pth" else unpack(path, folder)
+            yield {**files, "device": "cuda" if torch.cuda.is_available() else "cpu"}
         except SigmelError:
             raise
         except Exception as error:  # a foreign file fails in many ways
             raise SigmelError(f"{path}: not a model that ESPnet saved for this use ({error})") from error
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def sample_rate(frontend_conf: Mapping[str, Any]) -> int:

@@ -16,33 +16,23 @@ from sigmel.hosts.nemo.restore import load_model
 from sigmel.recipes.synthesis import Synthesiser
 
 
-class NemoSynthesiser(Synthesiser):
-    """A language model over dMel.
+def load(path: Path, seed: int, **options: Any) -> Synthesiser:
+    """Load a language model over dMel for speaking.
 
     Args:
-        model: the model.
+        path: the `.nemo` file.
         seed: of the random numbers, from which batches take different ones.
-        **options: of `DMelLMModel.speak`.
-    """
-
-    def __init__(self, model: DMelLMModel, seed: int, **options: Any) -> None:
-        self.model, self.seed, self.options = model, seed, options
-        self.sample_rate = model.dmel.sample_rate
-        self.dmel = model.dmel if model.lm.speaker_size else None
-
-    def speak(self, texts: Sequence[str], voices: Tensor | None, number: int) -> list[np.ndarray]:
-        """See `Synthesiser.speak`."""
-        return self.model.speak(texts, voices, self.seed + number, **self.options)
-
-
-def load(path: Path, seed: int, **options: Any) -> NemoSynthesiser:
-    """Load a model for speaking; see `NemoSynthesiser`. The temperature is 0.9 by default.
+        **options: of `DMelLMModel.speak`; the temperature is 0.9 by default.
 
     Raises:
-        SigmelError: a file that NeMo cannot restore, or a model that has not learned to speak.
+        SigmelError: NeMo cannot restore the file, or the model has not learned to speak.
     """
     logging.setLevel(logging.ERROR)
     model = load_model(path, DMelLMModel)
     if model.cfg.task == "asr":
         raise SigmelError(f"{path}: has not learned to speak")
-    return NemoSynthesiser(model, seed, **{"temperature": 0.9, **options})
+
+    def speak(texts: Sequence[str], voices: Tensor | None, number: int) -> list[np.ndarray]:
+        return model.speak(texts, voices, seed + number, **{"temperature": 0.9, **options})
+
+    return Synthesiser(model.dmel.sample_rate, model.dmel if model.lm.speaker_size else None, speak)

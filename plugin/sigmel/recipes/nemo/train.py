@@ -21,11 +21,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.core import ModelPT
 from nemo.utils import logging as nemo_logging
-from nemo.utils.model_utils import import_class_by_path
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +38,8 @@ from sigmel.recipes.configuration import read_configuration
 from sigmel.recipes.nemo.precision import allow_fused_optimizers
 from sigmel.recipes.nemo.progress import Progress
 from sigmel.recipes.training import Trained, trainable
+
+DEFAULT_TARGET = "nemo.collections.asr.models.EncDecCTCModelBPE"
 
 
 @dataclass
@@ -194,7 +196,10 @@ def train(cfg: DictConfig) -> None:
     else:
         with atomic_path(settings) as temporary:
             temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    model_class = _model_class(cfg.model)
+    try:
+        model_class = get_class(cfg.model.get("target") or DEFAULT_TARGET)
+    except (ImportError, ValueError) as error:
+        raise SigmelError(f"model.target: {error}") from error
     if issubclass(model_class, EncDecCTCModelBPE):
         for name in ("train", "validation"):
             check_manifest(name, cfg.model[f"{name}_ds"], cfg.model, exp_dir)
@@ -239,20 +244,6 @@ def train(cfg: DictConfig) -> None:
     trained = Trained(parameter_counts(model), trainer.global_step, progress.seconds)
     trained.write(exp_dir / "model.nemo", lambda path: model.save_to(str(path)))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _model_class(model: DictConfig) -> type[ModelPT]:
-    """The class that `model.target` names. Default: a CTC model with subwords."""
-    target = model.get("target")
-    if target is None:
-        return EncDecCTCModelBPE
-    try:
-        found = import_class_by_path(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SigmelError(f"model.target: {target}: {error}") from error
-    if not (inspect.isclass(found) and issubclass(found, ModelPT)):
-        raise SigmelError(f"model.target: {target} is not a model of NeMo")
-    return found
 
 
 def _step(checkpoint: Path) -> int:

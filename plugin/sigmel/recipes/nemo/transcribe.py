@@ -15,10 +15,58 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
 from sigmel.errors import SigmelError
+from sigmel.files.batches import Row
 from sigmel.hosts.nemo.graph import use_graph
 from sigmel.hosts.nemo.lm import DMelLMModel
 from sigmel.hosts.nemo.restore import load_model
-from sigmel.recipes.transcription import Batches, Transcriber, Transcript, Word
+from sigmel.recipes.transcription import Batches, Transcriber
+
+
+def load(path: Path, graph: Path | None = None, timestamps: bool = False, **options: Any) -> Transcriber:
+    """Load a speech recogniser of NeMo, or our language model over dMel.
+
+    Args:
+        path: the `.nemo` file.
+        graph: graph to decode with. Default: None, for NeMo's own decoding.
+        timestamps: whether NeMo computes the times of words. Default: False.
+        **options: of `use_graph`.
+
+    Raises:
+        SigmelError: NeMo cannot restore the file, the model does not transcribe or has no timestamps, or see
+            `use_graph`.
+    """
+    logging.setLevel(logging.ERROR)
+    model = load_model(path, ModelPT)
+    if graph:
+        use_graph(model, graph, **options)
+    if isinstance(model, DMelLMModel):
+        if timestamps:
+            raise SigmelError("--timestamps: a language model over dMel has none; models with CTC or RNN-T do")
+        rate = model.dmel.sample_rate
+    elif isinstance(model, ASRModel):
+        rate = int(model.preprocessor._sample_rate)
+    else:
+        raise SigmelError(f"{path}: {type(model).__name__} does not transcribe")
+    asked = {"timestamps": True, "return_hypotheses": True} if timestamps else {}
+
+    @torch.inference_mode()
+    def transcribe(batches: Batches) -> list[Row]:
+        loader = DataLoader(_Padded(batches), batch_size=None)
+        if isinstance(model, DMelLMModel):
+            found = [hypothesis for batch in model.transcribe_generator(loader) for hypothesis in batch]
+        else:
+            found = model.transcribe(loader, override_config=TranscribeConfig(verbose=False, **asked)) or []
+        rows = [{"pred_text": hypothesis.text} for hypothesis in found]
+        if timestamps:
+            rows = [row | {"words": _words(hypothesis)} for row, hypothesis in zip(rows, found, strict=True)]
+        return rows
+
+    return Transcriber(model, rate, transcribe, encode=transcribe)
+
+
+def _words(hypothesis: Any) -> list[Row]:
+    words = hypothesis.timestamp["word"] if hypothesis.text else []
+    return [{"word": w["word"].strip(), "start": round(w["start"], 3), "end": round(w["end"], 3)} for w in words]
 
 
 class _Padded(IterableDataset):
@@ -31,63 +79,3 @@ class _Padded(IterableDataset):
         for batch in self.batches:
             rows = [torch.from_numpy(samples) for samples in batch]
             yield pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]), None, None
-
-
-class NemoTranscriber(Transcriber):
-    """A speech recogniser of NeMo, or our language model over dMel.
-
-    Args:
-        model: the model.
-        timestamps: whether NeMo computes the times of words.
-
-    Raises:
-        SigmelError: a model of another kind, or one that has no timestamps.
-    """
-
-    module: ModelPT
-
-    def __init__(self, model: ModelPT, timestamps: bool = False) -> None:
-        self.module, self.timestamps = model, timestamps
-        if isinstance(model, DMelLMModel):
-            self.sample_rate = model.dmel.sample_rate
-            if timestamps:
-                raise SigmelError("--timestamps: a language model over dMel has none; models with CTC or RNN-T do")
-        elif isinstance(model, ASRModel):
-            self.sample_rate = int(model.preprocessor._sample_rate)
-        else:
-            raise SigmelError(f"{type(model).__name__} does not transcribe")
-
-    def transcribe(self, batches: Batches) -> list[Transcript]:
-        """See `Transcriber.transcribe`."""
-        loader = DataLoader(_Padded(batches), batch_size=None)
-        with torch.inference_mode():
-            if isinstance(self.module, DMelLMModel):
-                found = [one for batch in self.module.transcribe_generator(loader) for one in batch]
-            else:
-                timestamps = {"timestamps": True, "return_hypotheses": True} if self.timestamps else {}
-                config = TranscribeConfig(verbose=False, **timestamps)
-                found = self.module.transcribe(loader, override_config=config)
-        return [Transcript(hypothesis.text, self._words(hypothesis)) for hypothesis in found or ()]  # None: no batch
-
-    def _words(self, hypothesis: Any) -> list[Word]:
-        words = hypothesis.timestamp["word"] if self.timestamps and hypothesis.text else []
-        return [Word(word["word"].strip(), round(word["start"], 3), round(word["end"], 3)) for word in words]
-
-
-def load(path: Path, graph: Path | None = None, timestamps: bool = False, **options: Any) -> NemoTranscriber:
-    """Load a model for transcribing.
-
-    Args:
-        path: the `.nemo` file.
-        graph: decode with this graph. Default: None, by NeMo's own decoding.
-        timestamps: whether transcripts have words with their times.
-        **options: of `use_graph`.
-
-    Raises:
-        SigmelError: a file that NeMo cannot restore, a model that does not transcribe, or see `use_graph`.
-    """
-    logging.setLevel(logging.ERROR)
-    model = load_model(path, ModelPT)
-    if graph:
-        use_graph(model, graph, **options)
-    return NemoTranscriber(model, timestamps)
