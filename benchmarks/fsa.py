@@ -15,9 +15,9 @@ import torch
 from side_by_side import Row, compare, options, report
 
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
-from sigmel.decoding.graph.graph import without_epsilons
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.ngrams import train_ngrams
+from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search import k2_backend
 from sigmel.decoding.search.decoder import GraphDecoder
 from sigmel.decoding.search.search import Search

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmel.decoding.graph.graph import Graph, without_epsilons
+from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.graph.topology import expand
 from sigmel.errors import SigmelError
 from sigmel.losses.reduction import reduced

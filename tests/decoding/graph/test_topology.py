@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmel.decoding.graph.graph import Graph, without_epsilons
+from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.graph.topology import TOPOLOGIES, expand
 from sigmel.errors import SigmelError
 

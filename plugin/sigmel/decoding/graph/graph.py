@@ -78,18 +78,13 @@ class Graph:
         final = np.append(np.full(len(states), -np.inf), 0.0)
         return cls.from_arcs(states, states + 1, label, aux, 0.0 * states, final)
 
-    def with_arcs(
-        self,
-        src: ArrayLike,
-        dst: ArrayLike,
-        label: ArrayLike,
-        aux: ArrayLike,
-        score: ArrayLike,
-        final: ArrayLike = (),
-    ) -> Graph:
-        """The graph with further arcs, and with a further state for each entry of `final`."""
-        columns = zip(ARRAYS, (src, dst, label, aux, score, final), strict=True)
-        return Graph.from_arcs(*(np.concatenate([getattr(self, name), np.asarray(more)]) for name, more in columns))
+    def with_end(self, label: int) -> Graph:
+        """The graph with a single end, a further state: arcs that read `label` enter it wherever a path could end."""
+        ends = np.flatnonzero(np.isfinite(self.final))
+        arcs = (ends, np.full(len(ends), self.num_states), np.full(len(ends), label), 0 * ends, self.final[ends])
+        ours = (self.src, self.dst, self.label, self.aux, self.score)
+        src, dst, labels, aux, score = map(np.concatenate, zip(ours, arcs, strict=True))
+        return Graph.from_arcs(src, dst, labels, aux, score, np.append(np.full(self.num_states, -np.inf), 0.0))
 
     @property
     def num_states(self) -> int:
@@ -209,68 +204,10 @@ def ranges(start: NDArray, count: NDArray) -> NDArray:
     return np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)
 
 
-def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
-    """An equal graph without epsilon arcs.
-
-    A state gets the arcs of all states that epsilons lead to from it. So where a language model backs off, every
-    history has an arc for every first token. Of arcs that differ in their scores only, the best is kept.
-
-    Args:
-        graph: the graph.
-        max_arcs: how many arcs the result may have.
-
-    Raises:
-        SigmelError: the result may have more arcs than `max_arcs`, an epsilon arc writes, or epsilons form a cycle.
-    """
-    silent = graph.label == EPSILON
-    if not silent.any():
-        return graph
-    graph.check_epsilons()
-    states = np.arange(graph.num_states)
-    to, weight = graph.dst[silent], graph.score[silent]
-    first_silent, silents = _arcs_by_state(graph.src[silent], graph.num_states)
-    dst, label, aux, score = (getattr(graph, name)[~silent] for name in ("dst", "label", "aux", "score"))
-    first, count = _arcs_by_state(graph.src[~silent], graph.num_states)
-
-    # Chains of no epsilon, of one, of two, and so on: where each begins and ends, and its score.
-    chains = [(states, states, np.zeros(len(states), np.float32))]
-    arcs = 0
-    while len(chains[-1][0]):
-        begin, end, along = chains[-1]
-        arcs += int(count[end].sum())
-        advice = "prune the language model, or use the backend kaldi, which takes epsilons"
-        check_size("removing epsilons", arcs, max_arcs, advice)
-        longer = ranges(first_silent[end], silents[end])
-        begin, along = np.repeat(begin, silents[end]), np.repeat(along, silents[end]) + weight[longer]
-        chains.append((begin, to[longer], along))
-    begin, end, along = (np.concatenate(column) for column in zip(*chains, strict=True))
-    final = np.full(len(states), -np.inf, np.float32)
-    np.maximum.at(final, begin, along + graph.final[end])
-    arc = ranges(first[end], count[end])
-    src, score = np.repeat(begin, count[end]), np.repeat(along, count[end]) + score[arc]
-    dst, label, aux = dst[arc], label[arc], aux[arc]
-
-    used = np.zeros(len(states), bool)  # a state that only epsilons entered is out of reach now
-    used[0] = used[dst] = True
-    number = np.cumsum(used) - 1
-    order = np.lexsort((-score, aux, dst, label, src))
-    order = order[used[src[order]]]
-    columns = np.stack([number[src], number[dst], label, aux])[:, order]  # (4, A), sorted
-    best = np.append(True, np.any(np.diff(columns), axis=0))[: len(order)]
-    src, dst, label, aux = columns[:, best]
-    return Graph.from_arcs(src, dst, label, aux, score[order][best], final[used])
-
-
 def check_size(step: str, arcs: int, max_arcs: int, advice: str) -> None:
     """Raise a SigmelError if a step would make more than `max_arcs` arcs."""
     if arcs > max_arcs:
         raise SigmelError(f"{step} would make up to {arcs:,} arcs, more than {max_arcs:,}; {advice}")
-
-
-def _arcs_by_state(src: NDArray, num_states: int) -> tuple[NDArray, NDArray]:
-    """(S,) the first arc of each state, and (S,) how many arcs each state has, if `src` is in ascending order."""
-    bounds = np.searchsorted(src, np.arange(num_states + 1))
-    return bounds[:-1], np.diff(bounds)
 
 
 def _quoted(name: str) -> str:

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.graph import EPSILON, Graph, GraphBuilder
+from sigmel.decoding.graph.openfst import composed
 from sigmel.decoding.graph.phrases import Phrase, Phrases, shares
 from sigmel.errors import SigmelError
 
@@ -79,20 +80,16 @@ class ClassModel:
         end = backoff + 1
         begins = {name: end + at for at, name in enumerate(self.classes, 1)}
         g = self.model.to_graph({**numbers, **{f"<{name}>": begin for name, begin in begins.items()}}, backoff)
-        states = g.num_states
-        arcs: list[tuple[int, int, int, float]] = []
-        entry = g.dst.copy()  # arcs of a class now lead to its phrases
+        builder = GraphBuilder()  # reads words, and writes words and classes
+        builder.final[0] = 0.0
+        for number in (*numbers.values(), backoff):
+            builder.add_arc(0, 0, number)
         for name, begin in begins.items():
-            for dst in np.unique(g.dst[g.label == begin]).tolist():
-                first, last, states = states, states + 1, states + 2
-                entry[(g.label == begin) & (g.dst == dst)] = first
-                arcs.append((last, dst, end, 0.0))
-                for phrase, score in zip(self.classes[name], shares(self.classes[name]), strict=True):
-                    inner = range(states, states + len(phrase.words) - 1)
-                    states += len(inner)
-                    said = [numbers[word] for word in phrase.words]
-                    scores = [score] + [0.0] * len(inner)
-                    arcs += zip([first, *inner], [*inner, last], said, scores, strict=True)
-        src, to, label, score = np.array(arcs, np.float64).reshape(-1, 4).T
-        inside = np.full(states - g.num_states, -np.inf)
-        return replace(g, dst=entry).with_arcs(src, to, label, label, score, inside)
+            first, last = builder.add_state(), builder.add_state()
+            builder.add_arc(0, first, begin)
+            builder.add_arc(last, 0, end, EPSILON)
+            for phrase, score in zip(self.classes[name], shares(self.classes[name]), strict=True):
+                said = [numbers[word] for word in phrase.words]
+                builder.add_path(first, last, said, [EPSILON] * len(said), [score] + [0.0] * (len(said) - 1))
+        found = composed(builder.graph(), g)
+        return replace(found, aux=found.label)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmel.decoding.graph.graph import Graph
+from sigmel.decoding.graph.graph import EPSILON, MAX_ARCS, Graph, check_size
 from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:
@@ -153,4 +153,36 @@ def determinized(graph: Graph) -> Graph:
             "same words in one way only, above all where they repeat with weights"
         )
     kaldifst.minimize_encoded(fst)
+    return from_openfst(fst)
+
+
+def without_epsilons(graph: Graph, max_arcs: int = MAX_ARCS) -> Graph:
+    """An equal graph without epsilon arcs.
+
+    A state gets the arcs of all states that epsilons lead to from it. So where a language model backs off, every
+    history has an arc for every first token. Of arcs that differ in their scores only, the best is kept.
+
+    Args:
+        graph: the graph.
+        max_arcs: how many arcs the result may have.
+
+    Raises:
+        SigmelError: the result may have more arcs than `max_arcs`, an epsilon arc writes, or epsilons form a cycle.
+    """
+    import kaldifst
+
+    silent = graph.label == EPSILON
+    if not silent.any():
+        return graph
+    graph.check_epsilons()
+    # For each state, the arcs at the ends of chains of no epsilon from it, of one, of two, and so on.
+    onward = np.bincount(graph.src[~silent], minlength=graph.num_states)
+    arcs = 0
+    while onward.any():
+        arcs += int(onward.sum())
+        advice = "prune the language model, or use the backend kaldi, which takes epsilons"
+        check_size("removing epsilons", arcs, max_arcs, advice)
+        onward = np.bincount(graph.src[silent], onward[graph.dst[silent]], minlength=graph.num_states)
+    fst = kaldifst.StdVectorFst(to_openfst(graph))
+    kaldifst.rmepsilon(fst)
     return from_openfst(fst)

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sigmel.decoding.graph.grammar import Node, sequence
 from sigmel.decoding.graph.graph import Graph, GraphBuilder
 from sigmel.decoding.graph.openfst import determinized
@@ -71,10 +69,10 @@ class Phrases:
         for phrase in self.anywhere:
             scores = [0.0] * (len(phrase.words) - 1) + [phrase.boost * len(phrase.words)]  # only at the end
             builder.add_path(0, 0, [numbers[word] for word in phrase.words], scores=scores)
-        biased = determinized(builder.graph())
-        loops = np.repeat(np.arange(biased.num_states), len(silent))
-        labels = np.tile(silent, biased.num_states)
-        return biased.with_arcs(loops, loops, labels, labels, np.zeros(len(loops)))
+        for state in range(len(builder.final)):
+            for number in silent:
+                builder.add_arc(state, state, number)
+        return determinized(builder.graph())
 
 
 def shares(phrases: Sequence[Phrase]) -> list[float]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.graph import Graph, without_epsilons
+from sigmel.decoding.graph.graph import EPSILON, Graph
+from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis, empty
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.search import Search, check_utterance, utterances
@@ -62,7 +63,8 @@ class PrunedGraph:
         self.graph = without_epsilons(graph)
         self.search = search or Search()
         self.device = torch.device(device)
-        self._fsa = _to_k2(self.graph, self.device)
+        self._ended = self.graph.with_end(EPSILON)
+        self._fsa = _to_k2(self._ended, self.device)
 
     def total_score(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The logarithm of the sum over all paths within the beams; `losses.graph.total_score` sums over all paths.
@@ -93,6 +95,18 @@ class PrunedGraph:
             min_active_states=self.search.min_active,
             max_active_states=self.search.max_active,
         )
+
+    def paths(self, lattice: Any) -> Graph | None:
+        """The paths of a lattice of k2's, with the scores of the graph; None if there is no path."""
+        arcs, number = lattice.arcs.values().cpu().numpy(), lattice.graph_arc.cpu().numpy()
+        if not len(arcs):
+            return None
+        label, aux, score = (getattr(self._ended, name)[number] for name in ("label", "aux", "score"))
+        ends = label == EPSILON
+        final = np.full(int(arcs[:, :2].max()) + 1, -np.inf, np.float32)
+        final[arcs[ends, 0]] = score[ends]
+        src, dst = arcs[~ends, 0], arcs[~ends, 1]
+        return Graph.from_arcs(src, dst, label[~ends], aux[~ends], score[~ends], final)
 
 
 def _longest_first(lengths: torch.Tensor, which: list[int]) -> list[int]:
@@ -134,39 +148,19 @@ class K2Decoder:
                 pruned = PrunedGraph(anywhere, pruned.search, pruned.device)
             lattice = pruned.intersect(log_probs, lengths, left)
             for number, at in enumerate(left):
-                if (paths := _from_k2(lattice[number], pruned.graph)) is not None:
+                if (paths := pruned.paths(lattice[number])) is not None:
                     found[at] = Lattice.canonical(self.graph, frames[at], paths, beam, complete)
         return [found.get(at, empty("no path is left")) for at in range(len(frames))]
 
 
 def _to_k2(graph: Graph, device: torch.device) -> Any:
-    """The graph as a vector of one FSA whose labels are the model's tokens; `graph_arc` numbers the arcs of `graph`.
+    """The graph as a vector of one FSA whose labels are the model's tokens; `graph_arc` numbers the arcs.
 
-    In k2, paths end in a single state, which arcs labelled -1 enter. The numbers of these arcs follow all others.
+    In k2, paths end in a single state, which arcs labelled -1 enter: those that read epsilon, see `Graph.with_end`.
     """
     import k2
 
-    ends = np.flatnonzero(np.isfinite(graph.final)).astype(np.int32)
-    src = np.concatenate([graph.src, ends])
-    dst = np.concatenate([graph.dst, np.full(len(ends), graph.num_states, np.int32)])
-    label = np.concatenate([graph.label - 1, np.full(len(ends), -1, np.int32)])
-    score = np.concatenate([graph.score, graph.final[ends]])
-    order = np.argsort(src, kind="stable").astype(np.int32)
-    columns = np.stack([src, dst, label, score.view(np.int32)], axis=1)[order]
+    columns = np.stack([graph.src, graph.dst, graph.label - 1, graph.score.view(np.int32)], axis=1)
     fsa = k2.Fsa(torch.from_numpy(np.ascontiguousarray(columns)))
-    fsa.graph_arc = torch.from_numpy(order)
+    fsa.graph_arc = torch.arange(graph.num_arcs, dtype=torch.int32)
     return k2.create_fsa_vec([fsa]).to(device)
-
-
-def _from_k2(lattice: Any, graph: Graph) -> Graph | None:
-    """The paths of a lattice of k2's, with the scores of `graph`; None if there is no path."""
-    arcs = lattice.arcs.values().cpu().numpy()
-    if not len(arcs):
-        return None
-    number = lattice.graph_arc.cpu().numpy()
-    ends = number >= graph.num_arcs
-    final = np.full(int(arcs[:, :2].max()) + 1, -np.inf, np.float32)
-    final[arcs[ends, 0]] = graph.final[np.isfinite(graph.final)][number[ends] - graph.num_arcs]
-    src, dst = (arcs[~ends, column] for column in range(2))
-    kept = number[~ends]
-    return Graph.from_arcs(src, dst, graph.label[kept], graph.aux[kept], graph.score[kept], final)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.graph import Graph, without_epsilons
-from sigmel.decoding.graph.openfst import from_lattice, to_openfst
+from sigmel.decoding.graph.openfst import from_lattice, to_openfst, without_epsilons
 from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.search import NO_FRAME, Search, check_frames, check_utterance
@@ -47,8 +46,12 @@ class KaldiDecoder:
 
     @cached_property
     def _with_end(self) -> kaldifst.StdConstFst:
-        """The graph for best paths."""
-        return to_openfst(_with_end(self.graph.graph, len(self.graph.tokens)))
+        """The graph for best paths, with a further token, which is read after the last frame where a path may end.
+
+        Kaldi's decoder prefers paths in a final state, even before the last frame. So every state is made final.
+        """
+        graph = self.graph.graph.with_end(len(self.graph.tokens) + 1)
+        return to_openfst(replace(graph, final=np.zeros_like(graph.final)))
 
     def best(self, log_probs: NDArray[np.float32]) -> Hypothesis:
         """The best path of an utterance.
@@ -165,17 +168,6 @@ class KaldiStream:
         spoken, tokens = segments(self._graph, alignment.tolist(), words)
         reason = NO_END if self._finished and not complete else ""
         return Hypothesis(spoken, tokens, alignment, model_score - weight.value1, -weight.value1, complete, reason)
-
-
-def _with_end(graph: Graph, num_tokens: int) -> Graph:
-    """The graph with a further token, which is read after the last frame, in states where the graph may end.
-
-    Kaldi's decoder prefers paths that are in a final state, even before the last frame. So every state is made final.
-    """
-    ends = np.flatnonzero(np.isfinite(graph.final))
-    last, label = np.full(len(ends), graph.num_states), np.full(len(ends), num_tokens + 1)
-    anywhere = replace(graph, final=np.zeros_like(graph.final))
-    return anywhere.with_arcs(ends, last, label, 0 * ends, graph.final[ends], [0.0])
 
 
 def _floored(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:

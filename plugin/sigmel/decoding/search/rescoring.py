@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from sigmel.decoding.graph.graph import EPSILON, without_epsilons
+from sigmel.decoding.graph.graph import EPSILON
 from sigmel.decoding.graph.ngrams import NGramModel
-from sigmel.decoding.graph.openfst import composed, reader
+from sigmel.decoding.graph.openfst import composed, reader, without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.errors import SigmelError, optional_library
