@@ -58,7 +58,7 @@ def calls(monkeypatch):
 def arcs(lattice):
     """Frame, label, word and score of each arc, and whether it is far from the threshold."""
     paths = lattice.paths
-    through = lattice.forward(np.maximum)[paths.src] + paths.score + lattice.backward(np.maximum)[paths.dst]
+    through = lattice.forward()[paths.src] + paths.score + lattice.backward()[paths.dst]
     inside = through > through.max() - WIDE.lattice_beam + 1e-2
     rows = zip(lattice.frame[paths.src], paths.label, paths.aux, paths.score.round(2), strict=True)
     return sorted(row for row, far in zip(rows, inside, strict=True) if far)

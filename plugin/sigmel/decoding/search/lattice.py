@@ -1,6 +1,6 @@
 """Lattices: the paths of an utterance that are nearly as good as its best path, equal from every backend.
 
-Every arc reads one token or blank, so a state belongs to one frame, and forward and backward sums go frame by frame.
+Every arc reads one token or blank, so a state belongs to one frame, and searches go forward and backward by frames.
 A canonical lattice has exactly the arcs that lie on a path within a beam of the best path.
 """
 
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from sigmel.decoding.graph.build import DecodingGraph
 from sigmel.decoding.graph.graph import EPSILON, Graph, ranges
-from sigmel.decoding.graph.openfst import composed
 from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, segments
 
 Doubles = NDArray[np.float64]
@@ -102,25 +101,20 @@ class Lattice:
         bounds = np.searchsorted(self.frame[self.paths.src], np.arange(len(self.log_probs) + 1))
         return [slice(begin, end) for begin, end in pairwise(bounds)]
 
-    def forward(self, add: np.ufunc = np.logaddexp) -> Doubles:
-        """(S,) the log-sum over all paths from the start to each state; with `np.maximum`, the best of these paths."""
-        total = np.full(self.paths.num_states, -np.inf)
-        total[0] = 0.0
+    def forward(self) -> Doubles:
+        """(S,) the score of the best path from the start to each state."""
+        best = np.full(self.paths.num_states, -np.inf)
+        best[0] = 0.0
         for arcs in self.arcs_by_frame():
-            add.at(total, self.paths.dst[arcs], total[self.paths.src[arcs]] + self.paths.score[arcs])
-        return total
+            np.maximum.at(best, self.paths.dst[arcs], best[self.paths.src[arcs]] + self.paths.score[arcs])
+        return best
 
-    def backward(self, add: np.ufunc = np.logaddexp) -> Doubles:
-        """(S,) the log-sum over all paths from each state to an end; with `np.maximum`, the best of these paths."""
-        total = self.paths.final.astype(np.float64)
+    def backward(self) -> Doubles:
+        """(S,) the score of the best path from each state to an end."""
+        best = self.paths.final.astype(np.float64)
         for arcs in reversed(self.arcs_by_frame()):
-            add.at(total, self.paths.src[arcs], total[self.paths.dst[arcs]] + self.paths.score[arcs])
-        return total
-
-    def posterior(self) -> Doubles:
-        """(A,) the probability that a path takes an arc."""
-        forward, backward = self.forward(), self.backward()
-        return np.exp(forward[self.paths.src] + self.paths.score + backward[self.paths.dst] - backward[0])
+            np.maximum.at(best, self.paths.src[arcs], best[self.paths.dst[arcs]] + self.paths.score[arcs])
+        return best
 
     def scaled(self, scale: float) -> Lattice:
         """The lattice with all scores multiplied; a factor below 1 makes an overconfident model less confident."""
@@ -128,7 +122,7 @@ class Lattice:
 
     def pruned(self, beam: float) -> Lattice:
         """The lattice with exactly the paths that are worse than the best path by at most `beam`."""
-        forward, backward = self.forward(np.maximum), self.backward(np.maximum)
+        forward, backward = self.forward(), self.backward()
         through = forward[self.paths.src] + self.paths.score + backward[self.paths.dst]
         keep = through >= backward[0] - beam
         ends = np.where(forward + self.paths.final >= backward[0] - beam, self.paths.final, np.float32(-np.inf))
@@ -140,16 +134,9 @@ class Lattice:
         paths = Graph(number[self.paths.src[keep]], number[self.paths.dst[keep]], **columns, final=ends[used])
         return replace(self, paths=paths, frame=self.frame[used])
 
-    def best(self, words: Sequence[int] | None = None) -> Hypothesis:
-        """The best path, or the best path that writes `words`, given by their numbers.
-
-        Raises:
-            SigmelError: no path writes `words`.
-        """
-        if words is not None:
-            found = composed(self.graph, Graph.linear(words, words))
-            return Lattice.canonical(self.source, self.log_probs, found, 0.0, self.complete).best()
-        paths, ahead = self.paths, self.backward(np.maximum)
+    def best(self) -> Hypothesis:
+        """The best path."""
+        paths, ahead = self.paths, self.backward()
         onward = np.flatnonzero(ahead[paths.src] == ahead[paths.dst] + paths.score)
         arc_of = dict(zip(paths.src[onward].tolist(), onward.tolist(), strict=True))  # on the best way to an end
         arcs, state = [], 0
@@ -170,10 +157,10 @@ class Lattice:
         """Different sequences of words, best first.
 
         Determinising a lattice would give them, too, but can take forever where much is possible. This is a
-        best-first search over beginnings of sentences: backward sums tell the score of the best end of each beginning,
+        best-first search over beginnings of sentences: `backward` tells the score of the best end of each beginning,
         so only beginnings of the best sequences are followed.
         """
-        paths, ahead = self.paths, self.backward(np.maximum).tolist()
+        paths, ahead = self.paths, self.backward().tolist()
         starts, final = paths.arcs_of().tolist(), paths.final.tolist()
         arcs = list(zip(itertools.count(), paths.dst.tolist(), paths.aux.tolist(), paths.score.tolist(), strict=False))
         order = itertools.count()  # among equals, the first to come
