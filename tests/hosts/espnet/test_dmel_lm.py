@@ -15,7 +15,7 @@ from sigmel import SigmelError
 from sigmel.cli import main
 from sigmel.features.dmel_frontend import DMelFrontend
 from sigmel.hosts.espnet import SigmelASRModel
-from sigmel.hosts.espnet.choices import _adapted
+from sigmel.hosts.espnet.choices import espnet_class
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
 from sigmel.tokens.text import train_tokenizer
 
@@ -57,7 +57,7 @@ def test_hypotheses_may_be_chosen_again(heard):
 
 def recogniser(**frontend):
     return SigmelASRModel(
-        vocab_size=7, token_list=list("bcdefgh"), frontend=_adapted("frontend", "dmel")(hop_ms=25.0, **frontend),
+        vocab_size=7, token_list=list("bcdefgh"), frontend=espnet_class("frontend", "dmel")(hop_ms=25.0, **frontend),
         specaug=None, normalize=None, preencoder=None, encoder=DMelTokens(80), postencoder=None,
         decoder=RichASR(7, 80, speech_weight=0.5, **SMALL), ctc=CTC(7, 80), joint_network=None, ctc_weight=0.0,
         lsm_weight=0.0, length_normalized_loss=True,

@@ -7,7 +7,7 @@ from espnet2.tasks import asr
 from sigmel import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.log_mel import LogMel
-from sigmel.hosts.espnet import espnet_encoder, espnet_frontend
+from sigmel.hosts.espnet import espnet_class
 
 OmniRouter = asr.encoder_choices.get_class("omni_router")
 VARIANTS = [
@@ -51,7 +51,7 @@ def test_options_are_checked():
     with pytest.raises(SigmelError, match="experts: 1 leaves nothing to route"):
         OmniRouter(input_size=8, experts=1)
     with pytest.raises(SigmelError, match="unknown encoder 'omni'"):
-        espnet_encoder("omni")
+        espnet_class("encoder", "omni")
 
 
 def test_a_checkpoint_must_fit_even_where_espnet_does_not_mind(tiny):
@@ -73,7 +73,7 @@ def test_the_front_end_is_the_registered_one():
     assert frames.tolist() == expected_frames.tolist() == [50, 31]
     assert features.shape[1] == 50
     with pytest.raises(SigmelError, match=r"frontend 'log_mel' .* has no option 'n_mels'"):
-        espnet_frontend("log_mel")(n_mels=40)
+        espnet_class("frontend", "log_mel")(n_mels=40)
 
 
 def test_dmel_is_a_front_end():

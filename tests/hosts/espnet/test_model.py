@@ -9,7 +9,7 @@ from espnet2.tasks import asr
 from torch import nn
 
 from sigmel import SigmelError, register, registry
-from sigmel.hosts.espnet import SigmelASRModel, espnet_frontend
+from sigmel.hosts.espnet import SigmelASRModel, espnet_class
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 
@@ -95,7 +95,7 @@ def test_tokens_are_not_normalised(monkeypatch, tiny):
 
     encoder = asr.encoder_choices.get_class("omni_router")(input_size=8, **tiny)
     parts = dict.fromkeys(("specaug", "preencoder", "postencoder", "decoder", "joint_network"))
-    parts |= {"frontend": espnet_frontend("tokens")(), "encoder": encoder, "ctc": CTC(len(TOKENS), 16)}
+    parts |= {"frontend": espnet_class("frontend", "tokens")(), "encoder": encoder, "ctc": CTC(len(TOKENS), 16)}
     SigmelASRModel(len(TOKENS), TOKENS, normalize=None, ctc_weight=1.0, **parts)
     with pytest.raises(
         SigmelError, match=r"normalize: UtteranceMVN would .* frontend: tokens gives; set normalize: null"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.class_choices import ClassChoices
 from espnet2.tts.abs_tts import AbsTTS
 
@@ -18,12 +18,12 @@ from sigmel import registry
 from sigmel.errors import SigmelError
 from sigmel.hosts.espnet.conformer import ROUTED_ENCODERS
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
-from sigmel.hosts.espnet.encoder import espnet_encoder
-from sigmel.hosts.espnet.frontend import espnet_frontend
+from sigmel.hosts.espnet.encoder import RegisteredEncoder
+from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.hosts.espnet.model import SigmelASRModel
 
-# kind of our registry -> the type that ESPnet expects, and the function that makes an ESPnet class of a name
-ADAPTERS = {"encoder": (AbsEncoder, espnet_encoder), "frontend": (AbsFrontend, espnet_frontend)}
+# kind of our registry -> the class that adapts registered classes to ESPnet
+ADAPTERS: dict[str, Any] = {"encoder": RegisteredEncoder, "frontend": RegisteredFrontend}
 
 # ESPnet's type -> name and class, of classes that exist in ESPnet only
 OWN = {AbsEncoder: ("dmel_tokens", DMelTokens), AbsDecoder: ("dmel_lm", RichASR), AbsTTS: ("dmel_lm", RichTTS)}
@@ -49,12 +49,12 @@ def contribute(choices: ClassChoices) -> None:
     Raises:
         SigmelError: see `add`.
     """
-    for kind, (base, _) in ADAPTERS.items():
-        if choices.base_type is not base:
+    for kind, adapter in ADAPTERS.items():
+        if choices.base_type not in adapter.__bases__:
             continue
         for name in registry.names(kind):
             try:
-                adapted = _adapted(kind, name)
+                adapted = espnet_class(kind, name)
             except registry.RegistryError as error:
                 warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
                 continue
@@ -90,6 +90,15 @@ def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:
 
 
 @functools.cache
-def _adapted(kind: str, name: str) -> type[Any]:
-    """The ESPnet class of a registered name: always one object, so that adding it twice is harmless."""
-    return ADAPTERS[kind][1](name)
+def espnet_class(kind: str, name: str) -> type[Any]:
+    """The ESPnet class of a registered encoder or front end: always one object, so that adding it twice is harmless.
+
+    The arguments, which `--print_config` shows, are those of the registered class, see the class in `ADAPTERS`.
+
+    Raises:
+        RegistryError: no class of this kind has that name, or it cannot be loaded.
+    """
+    core, adapter = registry.get(kind, name), ADAPTERS[kind]
+    text = f"{core.__module__}.{core.__qualname__} as an ESPnet {kind}.\n\n{inspect.getdoc(core)}"
+    body = {"__doc__": text, "__signature__": adapter.signature(name), "registered": name}
+    return type(core.__name__, (adapter,), body)

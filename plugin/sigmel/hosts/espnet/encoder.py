@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,9 @@ from sigmel.models.encoder import EncoderOutput
 
 
 class RegisteredEncoder(AbsEncoder):
-    """An encoder of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_encoder`.
+    """An encoder of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_class`.
+
+    Options of streaming have ESPnet's names, see `sigmel.checkpoints.espnet`.
 
     An encoder with `step`, `initial_state` and a `chunk_size` serves ESPnet's streaming inference.
 
@@ -32,6 +33,7 @@ class RegisteredEncoder(AbsEncoder):
     """
 
     registered: ClassVar[str]
+    signature = staticmethod(espnet_signature)  # of the ESPnet class of a registered name
     output: EncoderOutput | None = None
 
     def __init__(self, input_size: int, **conf: Any):
@@ -95,23 +97,3 @@ class RegisteredEncoder(AbsEncoder):
 # ESPnet's streaming inference accepts instances of this class only, and calls `forward`. As an abstract base class it
 # takes other classes as subclasses.
 ContextualBlockTransformerEncoder.register(RegisteredEncoder)
-
-
-def espnet_encoder(name: str) -> type[RegisteredEncoder]:
-    """Make the ESPnet class of a registered encoder.
-
-    The arguments are those of the encoder, which `--print_config` shows, except that options of streaming have
-    ESPnet's names: see `sigmel.checkpoints.espnet`.
-
-    Raises:
-        RegistryError: no encoder has that name, or it cannot be loaded.
-    """
-    core = registry.get("encoder", name)
-
-    class Encoder(RegisteredEncoder):
-        __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet encoder.\n\n{inspect.getdoc(core)}"
-        registered = name
-
-    Encoder.__name__ = Encoder.__qualname__ = core.__name__
-    Encoder.__signature__ = espnet_signature(name)
-    return Encoder

@@ -14,7 +14,7 @@ from sigmel.options import flat_signature
 
 
 class RegisteredFrontend(AbsFrontend):
-    """A front end of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_frontend`.
+    """A front end of sigmel's registry, also of other packages, where ESPnet expects one; see `espnet_class`.
 
     A front end whose class has `discrete = True` gives tokens, and must be used with `normalize: null`.
 
@@ -28,6 +28,11 @@ class RegisteredFrontend(AbsFrontend):
         super().__init__()
         self.core = registry.build("frontend", self.registered, sample_rate=parse_sample_rate(fs), **conf)
 
+    @classmethod
+    def signature(cls, name: str) -> inspect.Signature:
+        """The signature of the ESPnet class of a registered name, in which `fs` stands for `sample_rate`."""
+        return flat_signature(RegisteredFrontend, registry.get("frontend", name), without=["sample_rate"])
+
     def output_size(self) -> int:
         """The number of features a frame, F."""
         return self.core.output_size()
@@ -35,20 +40,3 @@ class RegisteredFrontend(AbsFrontend):
     def forward(self, input: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:  # ESPnet's name
         """(B, T, F) features and their (B,) lengths, of (B, samples) waveforms and their (B,) lengths."""
         return self.core(input, input_lengths)
-
-
-def espnet_frontend(name: str) -> type[RegisteredFrontend]:
-    """Make the ESPnet class of a registered front end; the arguments are the same, but for `fs` as `sample_rate`.
-
-    Raises:
-        RegistryError: no front end has that name, or it cannot be loaded.
-    """
-    core = registry.get("frontend", name)
-
-    class Frontend(RegisteredFrontend):
-        __doc__ = f"{core.__module__}.{core.__qualname__} as an ESPnet front end.\n\n{inspect.getdoc(core)}"
-        registered = name
-
-    Frontend.__name__ = Frontend.__qualname__ = core.__name__
-    Frontend.__signature__ = flat_signature(RegisteredFrontend, core, without=["sample_rate"])
-    return Frontend

@@ -14,7 +14,6 @@ from importlib.machinery import PathFinder
 TYPE_CHECKING = False  # typing and importlib.abc would take longer than everything else here, at each start of Python
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -53,27 +52,14 @@ class TaskFinder:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = TaskLoader(spec.loader)  # type: ignore[assignment]
+            execute = spec.loader.exec_module
+
+            def execute_and_extend(module: ModuleType) -> None:
+                execute(module)
+                _extend(module)
+
+            spec.loader.exec_module = execute_and_extend  # type: ignore[method-assign]
         return spec
-
-
-class TaskLoader:
-    """Loads a task module as its own loader does, then extends it."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """See importlib."""
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """See importlib."""
-        self.loader.exec_module(module)
-        _extend(module)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.loader, name)  # get_source and the like, which inspect and runpy ask for
 
 
 def _extend(module: ModuleType) -> None:
