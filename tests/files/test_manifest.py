@@ -2,17 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.errors import SigmelError
-from sigmel.files.audio import write_wav
 from sigmel.files.manifest import (
     ManifestError,
+    Skipped,
     Utterance,
-    filter_trainable,
     read_manifest,
     write_manifest,
     write_skipped,
@@ -88,26 +86,11 @@ def test_nothing_bad_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_filter_trainable(tmp_path):
-    tone = 0.3 * np.sin(np.arange(16000) / 10)
-    write_wav(tmp_path / "good.wav", tone, 16000)
-    write_wav(tmp_path / "silent.wav", 0 * tone, 16000)
-    utterances = [
-        Utterance("good", "good.wav", 1.0, "fine"),
-        Utterance("empty", "good.wav", 1.0, " "),
-        Utterance("long", "good.wav", 1.0, "x" * 26),
-        Utterance("just", "good.wav", 1.0, "x" * 25),  # 1 s is 25 frames of 40 ms
-        Utterance("silent", "silent.wav", 1.0, "x"),
-        Utterance("missing", "missing.wav", 1.0, "x"),
-    ]
-    kept, skipped = filter_trainable(utterances, tmp_path)
-    assert [utterance.id for utterance in kept] == ["good", "just"]
-    assert [(entry.utterance.id, entry.reason.split(":")[-1].strip()) for entry in skipped] == [
-        ("empty", "empty transcript"),
-        ("long", "transcript of 26 tokens is longer than the audio of 25 frames"),
-        ("silent", "silent"),
-        ("missing", "no such file"),
+def test_what_is_skipped_is_listed_with_a_reason(tmp_path):
+    skipped = [
+        Skipped(Utterance("a", "a.wav", 1.0, extra={"snr": 3}), "silent"),
+        Skipped(Utterance("b", "b", 0.0), "?"),
     ]
     write_skipped(tmp_path / "skipped.jsonl", skipped)
     listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    assert [row["reason"] for row in listed] == [entry.reason for entry in skipped]
+    assert listed == [utterance.to_row() | {"reason": reason} for utterance, reason in skipped]

@@ -69,24 +69,6 @@ LIBRARIES = {
 }
 
 
-class Finding(NamedTuple):
-    """The state of one library.
-
-    Attributes:
-        name: a key of `LIBRARIES`.
-        use: its purpose.
-        version: the installed one, or "-".
-        state: "ok", "broken" or "not installed".
-        note: why it is broken, or how to get it.
-    """
-
-    name: str
-    use: str
-    version: str
-    state: str
-    note: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sigmel doctor`."""
     parser.add_argument(
@@ -101,12 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is found; 1 if something installed is broken or something required is missing, 0 otherwise."""
-    required = [*(name for name, library in LIBRARIES.items() if library.use == "required"), *args.require]
-    for name in required:
-        if name != "gpu" and name not in LIBRARIES:
-            raise SigmelError(
-                f"--require {name}: there is no such name; {registry.nearest(name, ['gpu', *LIBRARIES])}"
-            )
+    names = ["gpu", *LIBRARIES]
+    for name in args.require:
+        if name not in names:
+            raise SigmelError(f"--require {name}: there is no such name; {registry.nearest(name, names)}")
+    required = {*args.require, *(name for name, library in LIBRARIES.items() if library.use == "required")}
     print("importing what is installed; NeMo alone takes about 20 s ...", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         torch_found = pool.submit(_torch_facts)
@@ -115,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
         findings = list(pool.map(_examine, LIBRARIES))
     torch, gpus = torch_found.result()
     problems = [
-        f"{found.name} is {found.state}: {found.note}"
+        f"{found['name']} is {found['state']}: {found['note']}"
         for found in findings
-        if found.state == "broken" or (found.state == "not installed" and found.name in required)
+        if found["state"] == "broken" or (found["state"] == "not installed" and found["name"] in required)
     ]
     if "gpu" in required and not gpus:
         problems.append(f"torch finds no GPU (torch is {torch})")
@@ -128,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         "platform": platform.platform(),
         "torch": torch,
         "gpu": gpus,
-        "libraries": [found._asdict() for found in findings],
+        "libraries": findings,
         "kernels": _kernels(["cpu", "cuda"] if gpus else ["cpu"], compiled.result()),
         "problems": problems,
     }
@@ -151,17 +132,18 @@ def _text(report: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _examine(name: str) -> Finding:
-    """Look for a library and, if it is installed, import it."""
+def _examine(name: str) -> dict[str, str]:
+    """The state of a library, which is imported if it is installed; the note says what is wrong, or how to get it."""
     library = LIBRARIES[name]
+    found = {"name": name, "use": library.use}
     try:
-        installed = version(library.distribution)
+        found["version"] = version(library.distribution)
     except PackageNotFoundError:
-        return Finding(name, library.use, "-", "not installed", library.install or _k2_wheel())
+        return found | {"version": "-", "state": "not installed", "note": library.install or _k2_wheel()}
     _, problem = _python(f"import {library.module}")
     if problem and name == "k2":
         problem += f"; {_k2_wheel()}"
-    return Finding(name, library.use, installed, "broken" if problem else "ok", problem)
+    return found | {"state": "broken" if problem else "ok", "note": problem}
 
 
 def _k2_wheel() -> str:

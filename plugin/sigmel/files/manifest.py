@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
-from sigmel.files.audio import AudioError, check_audio, read_audio
 
 _FIELDS = ("id", "audio_filepath", "duration", "text", "speaker")
 
@@ -134,59 +133,11 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def filter_trainable(
-    utterances: Iterable[Utterance],
-    folder: str | os.PathLike[str] = ".",
-    frame_duration: float = 0.04,
-    count_tokens: Callable[[str], int] = len,
-) -> tuple[list[Utterance], list[Skipped]]:
-    """Separate the utterances that a CTC model can learn from, from those that it cannot.
-
-    Skipped are: an empty transcript; a transcript with more tokens than the audio has frames after subsampling; audio
-    that cannot be read, is silent, clipped or too short, see `sigmel.files.audio.check_audio`.
-
-    Args:
-        utterances: of one manifest.
-        folder: what relative audio paths are relative to.
-        frame_duration: seconds between two frames after subsampling.
-        count_tokens: the number of tokens of a transcript; by default its characters.
-
-    Returns:
-        The utterances kept, and those skipped, each with its reason; both in the order given.
-    """
-    kept: list[Utterance] = []
-    skipped: list[Skipped] = []
-    for utterance in utterances:
-        reason = _fault(utterance, Path(folder), frame_duration, count_tokens)
-        if reason is None:
-            kept.append(utterance)
-        else:
-            skipped.append(Skipped(utterance, reason))
-    return kept, skipped
-
-
 def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
     """Write the utterances that were skipped, each row with its `reason`."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for utterance, reason in skipped:
             file.write(json.dumps(utterance.to_row() | {"reason": reason}, ensure_ascii=False) + "\n")
-
-
-def _fault(
-    utterance: Utterance, folder: Path, frame_duration: float, count_tokens: Callable[[str], int]
-) -> str | None:
-    if not utterance.text.strip():
-        return "empty transcript"
-    try:
-        samples, sample_rate = read_audio(folder / utterance.audio_filepath)
-    except AudioError as error:
-        return str(error)
-    fault = check_audio(samples, sample_rate)
-    if fault is not None:
-        return fault
-    frames = int(len(samples) / sample_rate / frame_duration)
-    tokens = count_tokens(utterance.text)
-    return f"transcript of {tokens} tokens is longer than the audio of {frames} frames" if tokens > frames else None
 
 
 def _parse(line: str, where: str) -> Utterance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
-from sigmel.files.manifest import Skipped, Utterance, filter_trainable, read_manifest, write_skipped
+from sigmel.files.audio import AudioError, check_audio, read_audio
+from sigmel.files.manifest import Skipped, Utterance, read_manifest, write_skipped
 from sigmel.models.stack import ParameterCounts
 from sigmel.tokens.text import load_tokenizer, uncovered
 
@@ -47,19 +48,35 @@ def trainable(
                 f"{manifest}: {utterance.id}: the tokenizer has no piece for {missing} in {utterance.text!r}"
             )
 
-    def frames_needed(text: str) -> int:
-        tokens = tokenizer.encode(text)  # CTC wants a frame a token, and a blank between equal ones
-        return len(tokens) + sum(a == b for a, b in pairwise(tokens))
-
-    folder = manifest.parent.resolve()
-    kept, skipped = filter_trainable(utterances, folder, frame_duration, frames_needed)
+    kept, skipped = [], []
+    for utterance in utterances:
+        path = str(manifest.parent.resolve() / utterance.audio_filepath)
+        if fault := _fault(path, utterance.text, tokenizer.encode(utterance.text), frame_duration):
+            skipped.append(Skipped(utterance, fault))
+        else:
+            kept.append(replace(utterance, audio_filepath=path))
     if not kept:
         why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
         raise SigmelError(f"{manifest}: no utterance to learn from{why}")
     if skipped:
         write_skipped(listed, skipped)
         print(f"{manifest}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
-    return [replace(utterance, audio_filepath=str(folder / utterance.audio_filepath)) for utterance in kept], skipped
+    return kept, skipped
+
+
+def _fault(path: str, text: str, tokens: Sequence[int], frame_duration: float) -> str | None:
+    """Why CTC cannot learn from an utterance; None if it can."""
+    if not text.strip():
+        return "empty transcript"
+    try:
+        samples, rate = read_audio(path)
+    except AudioError as error:
+        return str(error)
+    if fault := check_audio(samples, rate):
+        return fault
+    needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # CTC puts a blank between equal tokens
+    frames = int(len(samples) / rate / frame_duration)
+    return f"transcript of {needed} tokens is longer than the audio of {frames} frames" if needed > frames else None
 
 
 def write_metrics(path: Path, rows: Iterable[Mapping[str, float]]) -> None:

@@ -48,9 +48,7 @@ class TaskFinder:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec of a task module; None for other modules."""
-        if fullname not in TASKS:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in TASKS else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
