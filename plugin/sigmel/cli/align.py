@@ -10,7 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from sigmel.decoding.search.alignment import align_rows, confidence, ctm_lines, write_textgrid
+from sigmel.decoding.search.alignment import align, confidence, ctm_lines, write_textgrid
+from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.manifest import read_rows
 
@@ -35,10 +36,14 @@ def run(args: argparse.Namespace) -> int:
     ctm: dict[str, list[str]] = {"words": [], "tokens": []}
     skipped: list[str] = []
     with atomic_dir(args.output) as folder:
-        aligned = align_rows(rows, model.log_probs, model.tokens, lexicon)
-        for row, log_probs, found in tqdm(aligned, total=len(rows), desc="align", unit="utt"):
-            if not found.complete:
-                skipped.append(json.dumps(row | {"reason": found.reason}))
+        for row in tqdm(rows, desc="align", unit="utt"):
+            try:
+                log_probs = model.log_probs(row)
+                found = align(log_probs, row["text"].split(), model.tokens, lexicon)
+                if not found.complete:
+                    raise SigmelError(f"{len(log_probs)} frames are too few for the text: {found.reason}")
+            except (SigmelError, OSError) as error:
+                skipped.append(json.dumps(row | {"reason": str(error)}))
                 continue
             tiers = {"words": found.words, "tokens": found.tokens}
             for tier, segments in tiers.items():

@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.decoding.graph.lexicon import Lexicon
+from sigmel.decoding.graph.tokens import characters
 from sigmel.decoding.search.alignment import align, confidence, ctm_lines, write_textgrid
 from sigmel.decoding.search.hypothesis import Segment
 from sigmel.errors import SigmelError
 
 TOKENS = ("<blk>", "a", "b", "c")
+MODEL = characters(TOKENS, 0)
 LEXICON = Lexicon({"ab": ((1, 2),), "aa": ((1, 1),), "c": ((3,), (2, 3))})
 
 
@@ -23,7 +25,7 @@ def frames(seed, length):
 @settings(max_examples=30, deadline=None)
 def test_it_is_the_most_probable_one(seed, words):
     log_probs = frames(seed, 30)
-    found = align(log_probs.numpy(), words, TOKENS, 0, LEXICON)
+    found = align(log_probs.numpy(), words, MODEL, LEXICON)
     spelled = [token for word in words for token in LEXICON.spellings[word][0]]
     # The definition: the best way through blanks and tokens (Graves 2006, figure 3).
     states = [0, *(one for token in spelled for one in (token, 0))]
@@ -47,17 +49,17 @@ def test_it_is_the_most_probable_one(seed, words):
 def test_the_better_spelling_is_chosen():
     log_probs = torch.full((4, 4), -5.0)
     log_probs[range(4), [0, 2, 3, 0]] = -0.1
-    found = align(log_probs.numpy(), ["c"], TOKENS, 0, LEXICON)
+    found = align(log_probs.numpy(), ["c"], MODEL, LEXICON)
     assert [token.name for token in found.tokens] == ["b", "c"]
     assert found.words == (Segment("c", 1, 3),)
     assert confidence(found, found.words[0], log_probs.numpy()) == pytest.approx(np.exp(-0.1))
 
 
 def test_too_few_frames():
-    found = align(frames(0, 2).numpy(), ["ab", "ab"], TOKENS, 0, LEXICON)
+    found = align(frames(0, 2).numpy(), ["ab", "ab"], MODEL, LEXICON)
     assert (found.complete, found.reason) == (False, "no path that is left ends where the graph may end")
     with pytest.raises(SigmelError, match="not in the lexicon: x"):
-        align(frames(0, 2).numpy(), ["x"], TOKENS, 0, LEXICON)
+        align(frames(0, 2).numpy(), ["x"], MODEL, LEXICON)
 
 
 def test_files(tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,74 +12,34 @@ from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.grammar import Grammar, sequence
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.tokens import ModelTokens
-from sigmel.decoding.search.hypothesis import Hypothesis, Segment, empty
+from sigmel.decoding.search.hypothesis import Hypothesis, Segment
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
 from sigmel.decoding.search.search import Search
-from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
-
-Row = dict[str, Any]
 
 _EVERYTHING = Search(beam=1e9, max_active=2**31 - 1, min_active=0)
 
 
 def align(
-    log_probs: NDArray[np.float32],
-    words: Sequence[str],
-    tokens: Sequence[str],
-    blank: int,
-    lexicon: Lexicon,
-    topology: str = "standard",
+    log_probs: NDArray[np.float32], words: Sequence[str], tokens: ModelTokens, lexicon: Lexicon | None = None
 ) -> Hypothesis:
     """The most probable alignment of a text.
 
     Args:
         log_probs: (T, V) log-probabilities of the model's tokens.
         words: the text; of several spellings of a word, the most probable is chosen.
-        tokens: the names of the model's tokens, the blank among them.
-        blank: the number of the blank.
-        lexicon: the spellings of the words.
-        topology: of CTC.
+        tokens: the model's tokens.
+        lexicon: the spellings of the words; None for those of the model.
 
     Returns:
         The alignment. With too few frames for the text it is not complete and has a reason.
 
     Raises:
-        SigmelError: the lexicon lacks a word.
+        SigmelError: the lexicon lacks a word, or the model's tokens cannot spell a word.
     """
-    graph = build(tokens, blank, lexicon, Grammar({"text": sequence(words)}, "text"), topology=topology)
+    text = Grammar({"text": sequence(words)}, "text")
+    graph = build(tokens.names, tokens.blank, lexicon or tokens.lexicon(words), text)
     return KaldiDecoder(graph, _EVERYTHING).best(log_probs)
-
-
-def align_rows(
-    rows: Iterable[Row],
-    log_probs_of: Callable[[Row], NDArray[np.float32]],
-    tokens: ModelTokens,
-    lexicon: Lexicon | None = None,
-) -> Iterator[tuple[Row, NDArray[np.float32], Hypothesis]]:
-    """Align the texts of a manifest, one utterance after the other.
-
-    Args:
-        rows: rows of the manifest.
-        log_probs_of: gives the (T, V) log-probabilities of a row's audio; a SigmelError or OSError means that the
-            audio cannot be used.
-        tokens: tokens of the model.
-        lexicon: the spellings of the words; None for those of the model.
-
-    Yields:
-        The row, its log-probabilities and its alignment, which is not complete and has a reason if the audio cannot
-        be used, or the text cannot be spelled or is too long for the audio.
-    """
-    for row in rows:
-        words, log_probs = row["text"].split(), np.zeros((0, len(tokens.names)), np.float32)
-        try:
-            log_probs = log_probs_of(row)
-            found = align(log_probs, words, tokens.names, tokens.blank, lexicon or tokens.lexicon(words))
-            if not found.complete:
-                found = empty(f"{len(log_probs)} frames are too few for the text: {found.reason}")
-        except (SigmelError, OSError) as error:
-            found = empty(str(error))
-        yield row, log_probs, found
 
 
 def confidence(found: Hypothesis, segment: Segment, log_probs: NDArray[np.float32]) -> float:

@@ -73,7 +73,7 @@ class _Aligner:
         if not (words := text.split()):
             return []
         log_probs = self.model.asr_model.ctc.log_softmax(_encoded(self.model, samples))[0].float().cpu().numpy()
-        path = align(log_probs, words, self.tokens.names, 0, self.lexicon or self.tokens.lexicon(words))
+        path = align(log_probs, words, self.tokens, self.lexicon)
         times = [(name, round(start * self.frame, 3), round(end * self.frame, 3)) for name, start, end in path.words]
         return [{"word": name, "start": start, "end": end} for name, start, end in times]
 
