@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def difference(system, baseline, sets):
     """On the mean over the sets out of domain, or on the one in it."""
     found = compare([system, baseline], [(system.name, baseline.name)], "test", {})["differences"]
     return next(
-        comparison.Difference(**{k: row[k] for k in ("change", "low", "high", "better")})
+        SimpleNamespace(**{k: row[k] for k in ("change", "low", "high", "better")})
         for row in found
         if row["set"] == sets
     )

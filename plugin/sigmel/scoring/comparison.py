@@ -12,9 +12,9 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +53,11 @@ class System:
     train_loss: list[float]
     facts: dict[str, Any]
     routing: dict[str, Any] | None
+
+    @property
+    def num_seeds(self) -> int:
+        """S, the number of seeds."""
+        return len(self.train_loss)
 
     def wer(self, sets: Sequence[str]) -> np.ndarray:
         """(S,) word error rate of each seed in percent; the mean over the sets."""
@@ -104,34 +109,20 @@ def final_loss(metrics: Path) -> float:
     return statistics.fmean(loss for step, loss in losses if step > last - LOSS_STEPS)
 
 
-class Rate(NamedTuple):
-    """An error rate in percent: as measured, and (B,) in the replications of the bootstrap."""
-
-    measured: float
-    drawn: np.ndarray
-
-
-@dataclass(frozen=True)
-class Difference:
+def difference(rates: np.ndarray, baseline: np.ndarray) -> dict[str, float]:
     """How much higher the error rate of a system is than the error rate of a baseline, in percent of the latter.
 
-    Attributes:
-        change: the measured difference; below 0 is better.
-        low, high: the 95 % interval of the difference.
-        better: the share of replications in which the first system had the lower error rate.
+    Args:
+        rates, baseline: see `replicate`.
+
+    Returns:
+        "change", the measured difference, below 0 if the system is better; "low" and "high", its 95 % interval; and
+        "better", the share of replications in which the system had the lower error rate.
     """
-
-    change: float
-    low: float
-    high: float
-    better: float
-
-
-def difference(rate: Rate, other: Rate) -> Difference:
-    """Compare the rates of a system and a baseline, which have the same replications."""
-    low, high = np.quantile(100 * (rate.drawn / other.drawn - 1), [0.025, 0.975])
-    better = float((rate.drawn < other.drawn).mean())
-    return Difference(100 * (rate.measured / other.measured - 1), float(low), float(high), better)
+    change = 100 * (rates / baseline - 1)
+    low, high = np.quantile(change[1:], [0.025, 0.975])
+    better = (rates < baseline)[1:].mean()
+    return {"change": float(change[0]), "low": float(low), "high": float(high), "better": float(better)}
 
 
 def replicate(systems: Sequence[System], sets: Sequence[str], seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
@@ -141,18 +132,22 @@ def replicate(systems: Sequence[System], sets: Sequence[str], seed: int = 0) -> 
     different systems are drawn independently.
 
     Returns:
-        system -> test set -> (B,) error rates in percent.
+        system -> test set -> (1 + B,) error rates in percent: as measured, and in the B replications.
     """
     rng = np.random.default_rng(seed)
-    seeds = {system.name: _draw(rng, len(system.train_loss), REPLICATIONS) for system in systems}  # (B, S)
+    seeds = {
+        system.name: np.vstack([np.ones(system.num_seeds), _draw(rng, system.num_seeds, REPLICATIONS)])  # (1 + B, S)
+        for system in systems
+    }
     rates: dict[str, dict[str, np.ndarray]] = {system.name: {} for system in systems}
     for test_set in sets:
         words = systems[0].words[test_set]  # (U,)
         counts = np.concatenate([words[None], *(system.errors[test_set] for system in systems)]).T  # (U, 1 + all S)
-        drawn = np.concatenate([_draw(rng, len(words), BLOCK) @ counts for _ in range(REPLICATIONS // BLOCK)])
-        of_words, *errors = np.split(drawn, np.cumsum([1, *(len(system.train_loss) for system in systems)])[:-1], 1)
+        blocks = [_draw(rng, len(words), BLOCK) @ counts for _ in range(REPLICATIONS // BLOCK)]
+        drawn = np.vstack([counts.sum(0), *blocks])
+        of_words, *errors = np.split(drawn, np.cumsum([1, *(system.num_seeds for system in systems)])[:-1], 1)
         for system, found in zip(systems, errors, strict=True):
-            mean = (found * seeds[system.name]).sum(1) / len(system.train_loss)
+            mean = (found * seeds[system.name]).sum(1) / system.num_seeds
             rates[system.name][test_set] = 100 * mean / of_words[:, 0]
     return rates
 
@@ -189,22 +184,15 @@ def compare(
     sets = {in_domain: [in_domain], AVERAGE: outside} | {name: [name] for name in outside}
     found: dict[str, Any] = {"in_domain": in_domain, "sets": list(sets), "systems": [], "differences": []}
     for system in systems:
-        row = {"system": system.name, "seeds": len(system.train_loss), "train_loss": _spread(system.train_loss)}
+        row = {"system": system.name, "seeds": system.num_seeds, "train_loss": _spread(system.train_loss)}
         row |= {key: system.facts[key] for key in ("steps", "params_total", "params_active")}
         row["step_ms"] = step_time.get(system.name)
         row["wer"] = {name: _spread(system.wer(members).tolist()) for name, members in sets.items()}
         found["systems"].append(row | {"routing": routing_summary(system.routing)})
     replicated = replicate(systems, list(first.ids))
-    rates = {
-        (system.name, name): Rate(
-            float(system.wer(members).mean()), np.mean([replicated[system.name][member] for member in members], axis=0)
-        )
-        for system in systems
-        for name, members in sets.items()
-    }
-    for (better, baseline), name in itertools.product(pairs, sets):
-        change = difference(rates[better, name], rates[baseline, name])
-        found["differences"].append({"system": better, "baseline": baseline, "set": name} | asdict(change))
+    for pair, (name, members) in itertools.product(pairs, sets.items()):
+        rates = [np.mean([replicated[system][member] for member in members], axis=0) for system in pair]
+        found["differences"].append({"system": pair[0], "baseline": pair[1], "set": name} | difference(*rates))
     return found | {"environment": environment()}
 
 
