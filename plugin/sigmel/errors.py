@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +16,28 @@ class SigmelError(ValueError):
 
     Commands print it as one line and exit with status 2, without a traceback.
     """
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn any error of the block, which reads a file, into a SigmelError that names the file.
+
+    A SigmelError keeps its class and its message, which gets the name of the file in front if it lacks the name.
+
+    Args:
+        path: the file; it must exist.
+        kind: what the file should be, such as "a .nemo file that can be read", for the message of other errors.
+    """
+    if not path.is_file():
+        raise SigmelError(f"{path}: no such file")
+    try:
+        yield
+    except SigmelError as error:
+        if str(error).startswith(f"{path}:"):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except Exception as error:  # a foreign file fails in many ways
+        raise SigmelError(f"{path}: not {kind} ({type(error).__name__}: {error})") from error
 
 
 def optional_library(module: str, use: str, install: str) -> Any:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,26 +81,8 @@ class CTCModel:
     tokenizer: bytes
 
 
-@contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn any error of the block, which reads a model file, into a SigmelError that names the file.
-
-    Args:
-        path: the file; it must exist.
-        kind: what the file should be, for the message.
-    """
-    if not path.is_file():
-        raise SigmelError(f"{path}: no such file")
-    try:
-        yield
-    except SigmelError:
-        raise
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{path}: not {kind} that can be read ({type(error).__name__}: {error})") from error
-
-
-def require(path: Path, option: str, value: Any, wanted: tuple[Any, ...]) -> None:
+def require(option: str, value: Any, wanted: tuple[Any, ...]) -> None:
     """Raise `NeedsHost` if an option in a model file has a value that only the host can deal with."""
     if value not in wanted:
         choices = " or ".join(map(repr, wanted))
-        raise NeedsHost(f"{path}: {option} is {value!r}; only {choices} can be read without its host")
+        raise NeedsHost(f"{option} is {value!r}; only {choices} can be read without its host")

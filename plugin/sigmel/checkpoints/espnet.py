@@ -26,10 +26,9 @@ from sigmel.checkpoints.checkpoint import (
     Checkpoint,
     CTCModel,
     NeedsHost,
-    reading,
     require,
 )
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import parse_sample_rate
 from sigmel.models.upcycling import OURS, Stack
@@ -67,7 +66,8 @@ def _names(meta: bytes) -> tuple[str, str]:
 
 
 def _kind(path: Path) -> str:
-    return "an archive of an ESPnet model" if path.suffix == ".zip" else "an ESPnet model beside its config.yaml"
+    kind = "an archive of an ESPnet model" if path.suffix == ".zip" else "an ESPnet model beside its config.yaml"
+    return f"{kind} that can be read"
 
 
 def _config(path: Path) -> bytes:
@@ -113,17 +113,17 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
     with reading(path, _kind(path)):
         config = yaml.safe_load(_config(path))
         for key, wanted in {"frontend": "log_mel", "normalize": None, "token_type": "bpe"}.items():
-            require(path, key, config.get(key), (wanted,))
-        require(path, "encoder", config.get("encoder"), tuple(registry.names("encoder")))
+            require(key, config.get(key), (wanted,))
+        require("encoder", config.get("encoder"), tuple(registry.names("encoder")))
         if not hybrid:
-            require(path, "decoder", config.get("decoder"), (None,))
-        require(path, "token_list[0]", config["token_list"][0], (BLANK,))
+            require("decoder", config.get("decoder"), (None,))
+        require("token_list[0]", config["token_list"][0], (BLANK,))
         frontend = dict(config.get("frontend_conf") or {})
         for key in frontend:
-            require(path, "a key of frontend_conf", key, ("fs", *FRONTEND))
+            require("a key of frontend_conf", key, ("fs", *FRONTEND))
         checkpoint = read(path)
         if "ctc.ctc_lo.weight" not in checkpoint.state:
-            raise NeedsHost(f"{path}: it was trained without CTC (ctc_weight: 0)")
+            raise NeedsHost("it was trained without CTC (ctc_weight: 0)")
         sample_rate = parse_sample_rate(frontend.pop("fs", FRONTEND["sample_rate"]))
         return CTCModel(
             FRONTEND | frontend | {"sample_rate": sample_rate},

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from sentencepiece import SentencePieceProcessor
 
-from sigmel.checkpoints.checkpoint import ENCODER, END, FRONTEND, Checkpoint, CTCModel, reading, require
-from sigmel.errors import SigmelError
+from sigmel.checkpoints.checkpoint import ENCODER, END, FRONTEND, Checkpoint, CTCModel, require
+from sigmel.errors import SigmelError, reading
 from sigmel.features.log_mel import LogMel
 from sigmel.files.atomic import atomic_path
 from sigmel.models.upcycling import OURS, Stack
 
-KIND = "a .nemo file"
+KIND = "a .nemo file that can be read"
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 
 # Values of `target` and `_target_`.
@@ -76,16 +76,16 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
     with reading(path, KIND):
         config = yaml.safe_load(_files(path, (CONFIG,))[CONFIG])
         target = config.get("target")
-        require(path, "target", target, (CTC, HYBRID) if hybrid else (CTC,))
+        require("target", target, (CTC, HYBRID) if hybrid else (CTC,))
         frontend, encoder = dict(config["preprocessor"]), dict(config["encoder"])
-        require(path, "preprocessor._target_", frontend.pop("_target_"), (PREPROCESSOR,))
+        require("preprocessor._target_", frontend.pop("_target_"), (PREPROCESSOR,))
         for name, value in FIXED.items():
-            require(path, f"preprocessor.{name}", frontend.get(name, value), (value,))
+            require(f"preprocessor.{name}", frontend.get(name, value), (value,))
         if frontend.get("normalize") == "NA":  # NeMo's streaming configurations say so for no normalisation
             frontend["normalize"] = None
-        require(path, "preprocessor.normalize", frontend.get("normalize", "per_feature"), ("per_feature", None))
+        require("preprocessor.normalize", frontend.get("normalize", "per_feature"), ("per_feature", None))
         kind = encoder.pop("_target_")
-        require(path, "encoder._target_", kind, (REGISTERED_ENCODER, OMNI_ROUTER))
+        require("encoder._target_", kind, (REGISTERED_ENCODER, OMNI_ROUTER))
         encoder.pop("feat_in")
         name, options = "omni_router", encoder
         if kind == REGISTERED_ENCODER:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from sigmel.checkpoints import KINDS, format_of
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.models.upcycling import UPCYCLED, upcycle
 
 
@@ -38,12 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists():
         raise SigmelError(f"{args.output} exists already; remove it, or take another name")
     options = {name: getattr(args, name) for name in ("routing", "experts", "top_k", "expert_layers")}
-    checkpoint = model_file.read(args.source)
-    try:
+    with reading(args.source, "a dense model"):
+        checkpoint = model_file.read(args.source)
         stack = model_file.add_experts(checkpoint.config, options | UPCYCLED)
         checkpoint.state = upcycle(checkpoint.state, stack, **options, seed=args.seed)
-    except SigmelError as error:
-        raise SigmelError(f"{args.source}: {error}") from error
     model_file.write(checkpoint, args.output)
     print(f"{args.output}: {args.experts} experts, {args.routing}, from {args.source}")
     return 0

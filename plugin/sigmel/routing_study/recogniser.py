@@ -15,7 +15,7 @@ from sigmel import registry
 from sigmel.checkpoints import format_of
 from sigmel.checkpoints.checkpoint import BLANK as BLANK_TOKEN
 from sigmel.checkpoints.checkpoint import END, CTCModel
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.features.log_mel import LogMel
 from sigmel.files.batches import Row, read_batches
 from sigmel.layers.routing import RoutingDecision
@@ -154,11 +154,8 @@ def load_recogniser(path: Path) -> RoutedRecogniser:
         NeedsHost: the model is no CTC recogniser with our encoder and our log-mel front end.
         SigmelError: the file cannot be read, or the encoder has no routers; the message names the file.
     """
-    model = format_of(path).read_ctc(path, hybrid=True)
-    try:
-        recogniser = CTCRecogniser(model)
-    except SigmelError as error:
-        raise SigmelError(f"{path}: {error}") from error
+    with reading(path, "a recogniser"):
+        recogniser = CTCRecogniser(format_of(path).read_ctc(path, hybrid=True))
     return recogniser.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

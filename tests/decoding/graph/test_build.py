@@ -252,8 +252,8 @@ def _damaged(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda graph, facts: graph.pop("label"), "no graph of sigmel's"),
-        (lambda graph, facts: facts.pop("blank"), "no graph of sigmel's"),
+        (lambda graph, facts: graph.pop("label"), "not a graph, as `sigmel graph build` makes them"),
+        (lambda graph, facts: facts.pop("blank"), "not a graph, as `sigmel graph build` makes them"),
         (lambda graph, facts: facts.update(blank=4), "the blank, 4, is none of the 4 tokens"),
         (lambda graph, facts: facts.update(topology="x"), "topology 'x' is unknown"),
         (lambda graph, facts: graph["dst"].__setitem__(0, 10**6), "dst names a state"),
@@ -274,7 +274,7 @@ def test_a_damaged_file_is_refused(tmp_path, change, message):
 
 def test_something_else_than_a_graph_is_refused(tmp_path):
     (tmp_path / "HLG.npz").write_text("HLG")
-    with pytest.raises(SigmelError, match="no graph of sigmel's"):
+    with pytest.raises(SigmelError, match="not a graph, as `sigmel graph build` makes them"):
         DecodingGraph.load(tmp_path / "HLG.npz")
 
 

@@ -24,7 +24,7 @@ from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.openfst import composed, determinized
 from sigmel.decoding.graph.phrases import Phrases
 from sigmel.decoding.graph.topology import TOPOLOGIES, expand
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.atomic import atomic_path
 
 
@@ -74,24 +74,17 @@ class DecodingGraph:
         """Read a file that `save` wrote.
 
         Raises:
-            SigmelError: the file is not a graph, or its parts do not fit each other.
+            SigmelError: there is no such file, it is not a graph, or its parts do not fit each other.
         """
-        try:
+        with reading(Path(path), "a graph, as `sigmel graph build` makes them"):
             with np.load(path, allow_pickle=False) as archive:
                 graph = Graph(*(archive[name] for name in ARRAYS))
                 facts = json.loads(archive["facts"].tobytes())
             spellings = {word: tuple(map(tuple, spellings)) for word, spellings in facts["spellings"]}
             lexicon = Lexicon(spellings, facts["separator"])
             loaded = cls(graph, tuple(facts["tokens"]), facts["blank"], facts["topology"], lexicon)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # a foreign file fails in many ways
-            raise SigmelError(f"{path}: no graph of sigmel's ({error}); make one with `sigmel graph build`") from error
-        try:
             loaded.validate()
-        except SigmelError as error:
-            raise SigmelError(f"{path}: {error}") from error
-        return loaded
+            return loaded
 
     def validate(self) -> None:
         """Raise a SigmelError if the graph, tokens and words do not fit each other."""

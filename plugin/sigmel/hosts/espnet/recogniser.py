@@ -7,7 +7,7 @@ from pathlib import Path
 from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.hosts.espnet.restore import load_speech2text, measure, sample_rate
 from sigmel.routing_study.recogniser import BLANK, RoutedRecogniser
 
@@ -55,7 +55,5 @@ def load_recogniser(path: Path) -> EspnetRecogniser:
         SigmelError: naming the file: ESPnet cannot build it, or see `EspnetRecogniser`.
     """
     model = load_speech2text(path, beam_size=1)
-    try:
+    with reading(path, "a recogniser with routers"):
         return EspnetRecogniser(model).eval()
-    except SigmelError as error:
-        raise SigmelError(f"{path}: {error}") from error

@@ -15,7 +15,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.tts_inference import Text2Speech
 from espnet2.main_funcs.pack_funcs import unpack
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.audio import parse_sample_rate
 from sigmel.hosts.registration import espnet as espnet_registration
 
@@ -57,13 +57,9 @@ def _files(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
         raise SigmelError(f"{path}: no such model; train one first")
     with tempfile.TemporaryDirectory() as folder:
         files = {f"{prefix}train_config": path.parent / "config.yaml", f"{prefix}model_file": path}
-        try:
+        with reading(path, "a model that ESPnet saved for this use"):
             files = files if path.suffix == ".pth" else unpack(path, folder)
             yield {**files, "device": "cuda" if torch.cuda.is_available() else "cpu"}
-        except SigmelError:
-            raise
-        except Exception as error:  # a foreign file fails in many ways
-            raise SigmelError(f"{path}: not a model that ESPnet saved for this use ({error})") from error
 
 
 def sample_rate(frontend_conf: Mapping[str, Any]) -> int:

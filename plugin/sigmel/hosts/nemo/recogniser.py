@@ -10,7 +10,7 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 from torch import Tensor
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.hosts.nemo.restore import load_model
 from sigmel.routing_study.recogniser import RoutedRecogniser
 
@@ -84,7 +84,5 @@ def load_recogniser(path: Path) -> NeMoRecogniser:
     """
     logging.setLevel(logging.ERROR)
     model = load_model(path, ModelPT)
-    try:
+    with reading(path, "a recogniser with routers"):
         return NeMoRecogniser(model).eval()
-    except SigmelError as error:
-        raise SigmelError(f"{path}: {error}") from error

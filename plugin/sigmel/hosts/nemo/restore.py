@@ -9,7 +9,7 @@ import torch
 from nemo.core import ModelPT
 
 import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 
 Model = TypeVar("Model", bound=ModelPT)
 
@@ -27,11 +27,9 @@ def load_model(path: Path, kind: type[Model], device: str | None = None) -> Mode
     """
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")
-    try:
+    with reading(path, "a NeMo model that can be restored"):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = ModelPT.restore_from(str(path), map_location=device)
-    except Exception as error:  # a foreign file fails in many ways
-        raise SigmelError(f"{path}: not a NeMo model that can be restored ({error})") from error
-    if not isinstance(model, kind):
-        raise SigmelError(f"{path}: {type(model).__name__} is no {kind.__name__}")
-    return model.eval()
+        if not isinstance(model, kind):
+            raise SigmelError(f"{type(model).__name__} is no {kind.__name__}")
+        return model.eval()
