@@ -98,12 +98,13 @@ model_options() {
   option attention softmax 'softmax|sigmoid'
 }
 
-# --task and the options of every recipe, for RichASR and RichTTS. By default --size is the task's, and --task the size's.
+# --task and the options of every recipe, for RichASR and RichTTS: --size is that of the task, and tells the task.
 task_option() {
   model_options 6 "${given[task]-asr}" dense
   local task_of_size=asr
   [[ $size != *tts ]] || task_of_size=tts
-  option task "$task_of_size" 'asr|tts'
+  setting task "$task_of_size" 'asr|tts'
+  [ "$task" = "$task_of_size" ] || fail "--task: '$task' does not go with --size $size, which is for $task_of_size"
 }
 
 # Set `exp`, the folder of what the options so far make, and `model`, the file that training makes.

@@ -93,15 +93,6 @@ def test_two_values_of_an_option_never_share_a_folder_or_a_row(run, recipe, opti
         assert first[path] == second[path]
 
 
-def test_two_tasks_of_one_size_do_not_share_a_folder(run):
-    keys = [
-        scored(run("fsdd/rich1/run.sh", "--size", "nano", "--stop_stage", "5", "--task", task))
-        for task in ("asr", "tts")
-    ]
-    assert keys[0][0] != keys[1][0]
-    assert keys[0][1] != keys[1][1]
-
-
 def test_a_judge_decides_what_is_heard_and_not_what_is_trained(run):
     for recipe, option, value in (("espeak_commands", "--judge", "tiny"), ("ljspeech", "--recogniser", "judge.nemo")):
         default, other = (

@@ -124,6 +124,11 @@ def test_wrong_options_are_refused_before_anything_is_made(egs, corpus, options,
     assert sorted(recipe.rglob("*")) == before
 
 
+def test_a_size_of_the_other_task_is_refused(egs):
+    status, _, errors = finish(egs / "fsdd/rich1", "--task", "tts", "--size", "nano")
+    assert (status, errors) == (2, "error: --task: 'tts' does not go with --size nano, which is for asr\n")
+
+
 @pytest.mark.parametrize("recipe", ["an4/asr1", "fsdd/rich1", "espeak_multidomain/asr1"])
 def test_a_stage_that_a_recipe_lacks_is_refused(egs, recipe):
     status, _, errors = finish(egs / recipe, "--stop_stage", "7")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, optional_library
 from sigmel.files.atomic import atomic_dir
 
 
@@ -37,8 +37,7 @@ class Archive(NamedTuple):
         target = downloads / self.folder
         if target.is_dir():
             return target
-        import pooch
-
+        pooch = optional_library("pooch", "downloads need", "pip install 'sigmel[recipes]'")
         with atomic_dir(target) as temporary:
             try:
                 packed = Path(pooch.retrieve(self.url, f"sha256:{self.sha256}", "packed", temporary, progressbar=True))
