@@ -28,7 +28,6 @@ from fsa import error_rate
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.collections.asr.parts.submodules.ctc_beam_decoding import BeamBatchedCTCInfer
 from nemo.collections.asr.parts.submodules.ngram_lm import DEFAULT_TOKEN_OFFSET
-from nemo.utils import logging
 from side_by_side import Row, options, report
 from tqdm import tqdm
 
@@ -105,7 +104,6 @@ def main() -> int:
     """Run all."""
     args = options(__doc__, arguments=("model", "manifest", "text"), settings={"pyctcdecode": None, "utterances": 200})
     torch.set_num_threads(1)
-    logging.setLevel(logging.ERROR)
     model = load_model(Path(args.model), EncDecCTCModelBPE, "cpu")
     tokens = tokens_of(model)
     rows = read_rows(Path(args.manifest))[: int(args.utterances)]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sigmel.layers.masks import valid_frames
+
 PADDING, TEXT, SPEECH, SPEAKER = range(4)
 
 
@@ -58,26 +60,19 @@ def join(parts: Parts[Part], channels: int, speaker_size: int) -> Sequence:
         channels: C, also for sequences without frames.
         speaker_size: S, also for sequences without vectors of speakers.
     """
-    lengths = torch.stack([part.lengths for part in parts], dim=1)  # (B, parts)
-    starts = lengths.cumsum(1) - lengths
-    device, batch, longest = lengths.device, len(lengths), int(lengths.sum(1).max())
-    kinds = torch.zeros(batch, longest, dtype=torch.int64, device=device)
-    learned = torch.zeros_like(kinds, dtype=torch.bool)
-    source = torch.full_like(kinds, -1)  # which of the values of its kind stands at a position
-    values: dict[int, list[Tensor]] = {
-        TEXT: [torch.zeros(0, dtype=torch.int64, device=device)],
-        SPEECH: [torch.zeros(0, channels, dtype=torch.uint8, device=device)],
-        SPEAKER: [torch.zeros(0, speaker_size, device=device)],
+    exists = [valid_frames(part.lengths, part.values.shape[1]) for part in parts]  # (B, T) of each part
+    kinds = torch.cat([here * part.kind for part, here in zip(parts, exists, strict=True)], dim=1)
+    learned = torch.cat([here & part.learned for part, here in zip(parts, exists, strict=True)], dim=1)
+    gaps = kinds == PADDING
+    order = gaps.int().argsort(dim=1, stable=True)[:, : int((~gaps).sum(1).max())]  # gaps go to the end
+    empty = {
+        TEXT: gaps.new_zeros(len(gaps), 0, dtype=torch.int64),
+        SPEECH: gaps.new_zeros(len(gaps), 0, channels, dtype=torch.uint8),
+        SPEAKER: gaps.new_zeros(len(gaps), 0, speaker_size, dtype=torch.float32),
     }
-    position = torch.arange(longest, device=device)
-    for number, part in enumerate(parts):
-        within = position - starts[:, number, None]  # (B, L)
-        inside = (within >= 0) & (within < lengths[:, number, None])
-        kinds.masked_fill_(inside, part.kind)
-        learned.masked_fill_(inside, part.learned)
-        before = sum(len(known) for known in values[part.kind])
-        row = torch.arange(batch, device=device)[:, None] * part.values.shape[1]
-        source = torch.where(inside, before + row + within, source)
-        values[part.kind].append(part.values.flatten(0, 1))
-    ordered = [torch.cat(values[kind])[source[kinds == kind]] for kind in (TEXT, SPEECH, SPEAKER)]
-    return Sequence(kinds, learned, *ordered)
+    ordered = []
+    for kind, values in empty.items():
+        own = [number for number, part in enumerate(parts) if part.kind == kind]
+        values = torch.cat([values, *(parts[number].values for number in own)], dim=1)
+        ordered.append(values[torch.cat([gaps[:, :0], *(exists[number] for number in own)], dim=1)])
+    return Sequence(kinds.gather(1, order), learned.gather(1, order), *ordered)

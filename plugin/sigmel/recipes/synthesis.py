@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.features.voice_print import voice_print
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import read_audio, write_wav
 from sigmel.files.manifest import Utterance, write_manifest
@@ -46,7 +45,7 @@ def read_voices(dmel: DMelTokenizer, manifest: Path) -> dict[str, Tensor]:
     for utterance in read_source(manifest):
         if utterance.speaker not in voices:
             samples, _ = read_audio(utterance.audio_filepath, dmel.sample_rate)
-            voices[utterance.speaker] = voice_print(dmel, *dmel.encode(torch.from_numpy(samples)))[0]
+            voices[utterance.speaker] = dmel.voice_print(*dmel.encode(torch.from_numpy(samples)))[0]
     return voices
 
 

@@ -20,6 +20,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,7 +76,6 @@ class DMelArchive(Sequence[np.ndarray]):
             check_same_settings(self.name, self.tokenizer, tokenizer)
         self._frames, self._channels = frames, channels
         self._ids = np.frombuffer(self._bytes, np.uint8, int(frames[-1]) * width, first).reshape(-1, width)
-        self._numbers: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,16 +90,15 @@ class DMelArchive(Sequence[np.ndarray]):
         Raises:
             KeyError, IndexError: there is no such utterance.
         """
-        number = self.number(which) if isinstance(which, str) else range(len(self))[which]
+        number = self._numbers[which] if isinstance(which, str) else range(len(self))[which]
         begin, end = self._frames[number : number + 2]
         ids = self._ids[begin:end][first:last]
         return unpacked(ids, self._channels) if self._packed else ids
 
-    def number(self, utterance_id: str) -> int:
-        """The number of an utterance in the file."""
-        if self._numbers is None:
-            self._numbers = {row["id"]: number for number, row in enumerate(self.rows)}
-        return self._numbers[utterance_id]
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Utterance id -> number of the utterance in the file."""
+        return {row["id"]: number for number, row in enumerate(self.rows)}
 
     def _json(self, at: int) -> tuple[Any, int]:
         """The JSON that begins at a position, and the position of its end."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from sigmel.errors import SigmelError
 from sigmel.options import check_positive
@@ -51,9 +49,9 @@ class SpokenTexts(Dataset[SpokenText]):
     """
 
     def __init__(self, source: Path, tokenizer: Mapping[str, Any], spell: Callable[[str], list[int]]):
-        self._archives = archives_in(source, tokenizer)
-        self._ends = list(accumulate(len(archive) for archive in self._archives))
-        self.rows = [row for archive in self._archives for row in archive.rows]
+        archives: list[Any] = archives_in(source, tokenizer)
+        self._ids = ConcatDataset[np.ndarray](archives)
+        self.rows = [row for archive in archives for row in archive.rows]
         self._spell = spell
         silent = next((row["id"] for row in self.rows if not row.get("text", "").strip()), None)
         if silent is not None or not self.rows:
@@ -64,9 +62,7 @@ class SpokenTexts(Dataset[SpokenText]):
 
     def __getitem__(self, number: int) -> SpokenText:
         """The utterance with this number, counted through all archives."""
-        archive = bisect_right(self._ends, number)
-        first = self._ends[archive - 1] if archive else 0
-        speech = torch.from_numpy(np.array(self._archives[archive][number - first]))
+        speech = torch.from_numpy(np.array(self._ids[number]))
         text = torch.tensor(self._spell(self.rows[number]["text"]), dtype=torch.int64)
         return SpokenText(speech, torch.tensor(len(speech)), text, torch.tensor(len(text)))
 

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from sigmel import SigmelError
 from sigmel.cli import main
 from sigmel.features.dmel import DMelTokenizer
-from sigmel.features.voice_print import voice_print
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest
 from sigmel.hosts.nemo.lm import DMelLMModel
 from sigmel.recipes.synthesis import Synthesiser, read_voices, speak
@@ -94,7 +93,7 @@ def test_speakers_by_their_sound(corpus):
     with pytest.raises(SigmelError, match="speakers: missing; speaker_size is 160"):
         model.speak(["a"])
     speech = torch.randint(16, (2, 9, 80), dtype=torch.uint8)
-    voices = voice_print(model.dmel, speech, torch.tensor([9, 4]))
+    voices = model.dmel.voice_print(speech, torch.tensor([9, 4]))
     mel = model.dmel.decode(speech[1:, :4])[0]
     torch.testing.assert_close(voices[1], torch.cat([mel.mean(0), mel.std(0, correction=0)]))
     sounds = model.speak(["a", "b c"], voice=voices, max_frames=6)
@@ -134,7 +133,7 @@ def test_voices_are_those_of_a_manifest(corpus):
     voices = read_voices(model.dmel, corpus / "voices.jsonl")
     assert voices.keys() == {"x", "y"}
     samples, _ = soundfile.read(corpus / "1.wav", dtype="float32")
-    expected = voice_print(model.dmel, *model.dmel.encode(torch.from_numpy(samples)))[0]
+    expected = model.dmel.voice_print(*model.dmel.encode(torch.from_numpy(samples)))[0]
     torch.testing.assert_close(voices["y"], expected)
     synthesiser = Synthesiser(16000, model.dmel, lambda *_: [])
     with pytest.raises(SigmelError, match="q: --voices has none for the speaker 'z'"):

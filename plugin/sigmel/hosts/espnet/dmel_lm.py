@@ -16,7 +16,6 @@ from sigmel.checkpoints.strict import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
-from sigmel.features.voice_print import voice_print
 from sigmel.layers.masks import valid_frames
 from sigmel.models.lm import TEXT_EOS, TEXT_SPECIAL, DMelLM, LMState
 from sigmel.options import flat_options
@@ -196,7 +195,7 @@ class RichTTS(AbsTTS):
         ids, frames = self.dmel.encode(feats, feats_lengths)
         ids = ids * valid_frames(frames, ids.shape[1])[..., None]
         if self.lm.speaker_size and spembs is None:
-            spembs = voice_print(self.dmel, ids, frames)
+            spembs = self.dmel.voice_print(ids, frames)
         output = self.lm(self.lm.synthesis(text.clamp(min=0), text_lengths, ids, frames, spembs))
         stats = {"loss": output.loss.detach(), "speech_loss": output.speech_loss.detach()}
         return force_gatherable((output.loss, stats, len(text)), output.loss.device)

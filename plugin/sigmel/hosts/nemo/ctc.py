@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
 from nemo.core import ModelPT
-from nemo.utils import logging
 from numpy.typing import NDArray
 
 from sigmel.decoding.graph.tokens import ModelTokens
@@ -20,7 +19,6 @@ from sigmel.hosts.nemo.restore import load_model
 
 def read_tokens(path: Path) -> ModelTokens:
     """The tokens of a model with CTC in a `.nemo` file, see `tokens_of`."""
-    logging.setLevel(logging.ERROR)
     return tokens_of(load_model(path, ModelPT, "cpu"))
 
 
@@ -36,7 +34,6 @@ class CTCModel:
     """
 
     def __init__(self, path: Path) -> None:
-        logging.setLevel(logging.ERROR)
         self._model = load_model(path, EncDecCTCModel)
         self.tokens = tokens_of(self._model)
         self.frame_seconds = float(self._model.cfg.preprocessor.window_stride) * self._model.encoder.subsampling_factor

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
-from sigmel.features.voice_print import voice_print
 from sigmel.files.audio import read_audio
 from sigmel.models.lm import DMelLM
 from sigmel.options import check_choice
@@ -137,7 +136,7 @@ class DMelLMModel(ModelPT):
 
     def _voices(self, speech: Tensor, lengths: Tensor) -> Tensor | None:
         """(B, 2 C) vectors of the speakers, see `voice_print`; None for a model without a speaker_size."""
-        return voice_print(self.dmel, speech, lengths) if self.lm.speaker_size else None
+        return self.dmel.voice_print(speech, lengths) if self.lm.speaker_size else None
 
     def transcribe(self, paths: Sequence[str | Path], batch_size: int = 16) -> list[str]:
         """Texts of audio files.

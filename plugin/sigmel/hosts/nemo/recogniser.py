@@ -7,7 +7,6 @@ from typing import Any
 
 from nemo.collections.asr import models
 from nemo.core import ModelPT
-from nemo.utils import logging
 from torch import Tensor
 
 from sigmel.errors import SigmelError, reading
@@ -82,7 +81,6 @@ def load_recogniser(path: Path) -> NeMoRecogniser:
     Raises:
         SigmelError: naming the file: NeMo cannot restore it, or see `NeMoRecogniser`.
     """
-    logging.setLevel(logging.ERROR)
     model = load_model(path, ModelPT)
     with reading(path, "a recogniser with routers"):
         return NeMoRecogniser(model).eval()

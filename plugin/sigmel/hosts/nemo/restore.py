@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from nemo.core import ModelPT
+from nemo.utils import logging
 
 import sigmel.hosts.nemo  # noqa: F401  (lets NeMo restore our encoders)
 from sigmel.errors import SigmelError, reading
@@ -15,7 +16,7 @@ Model = TypeVar("Model", bound=ModelPT)
 
 
 def load_model(path: Path, kind: type[Model], device: str | None = None) -> Model:
-    """Restore a model for inference.
+    """Restore a model for inference; NeMo logs nothing but errors from then on.
 
     Args:
         path: the `.nemo` file.
@@ -27,6 +28,7 @@ def load_model(path: Path, kind: type[Model], device: str | None = None) -> Mode
     """
     if not path.is_file():
         raise SigmelError(f"{path}: no such model; train one first")
+    logging.setLevel(logging.ERROR)
     with reading(path, "a NeMo model that can be restored"):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = ModelPT.restore_from(str(path), map_location=device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nemo.utils import logging
 from torch import Tensor
 
 from sigmel.errors import SigmelError
@@ -27,7 +26,6 @@ def load(path: Path, seed: int, **options: Any) -> Synthesiser:
     Raises:
         SigmelError: NeMo cannot restore the file, or the model has not learned to speak.
     """
-    logging.setLevel(logging.ERROR)
     model = load_model(path, DMelLMModel)
     if model.cfg.task == "asr":
         raise SigmelError(f"{path}: has not learned to speak")

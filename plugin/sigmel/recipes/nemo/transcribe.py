@@ -10,7 +10,6 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
 from nemo.core import ModelPT
-from nemo.utils import logging
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -35,7 +34,6 @@ def load(path: Path, graph: Path | None = None, timestamps: bool = False, **opti
         SigmelError: NeMo cannot restore the file, the model does not transcribe or has no timestamps, or see
             `use_graph`.
     """
-    logging.setLevel(logging.ERROR)
     model = load_model(path, ModelPT)
     if graph:
         use_graph(model, graph, **options)
