@@ -63,12 +63,13 @@ class Progress(pl.Callback):
         if loss != loss:
             raise SigmelError(f"the loss is not a number at step {step}: lower the learning rate or look at the data")
         logged = trainer.callback_metrics
+        norms = getattr(getattr(pl_module, "encoder", None), "attention_norms", None)  # of our encoders
         self._record(
             step,
             train_loss=loss,
             aux_loss=sum(float(value) for key, value in logged.items() if key.startswith("adapter_loss")),
-            **attention_norm(getattr(pl_module, "encoder", None)),
             learning_rate=float(logged["learning_rate"]),
+            **({} if norms is None else {"attention_norm": round(float(norms.mean()), 4)}),
         )
         self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
@@ -88,9 +89,3 @@ class Progress(pl.Callback):
         row = self.rows.setdefault(step, {"step": step})
         row.update(values, seconds=round(self.seconds, 1))
         write_metrics(self.metrics, (self.rows[step] for step in sorted(self.rows)))
-
-
-def attention_norm(encoder: torch.nn.Module | None) -> dict[str, float]:
-    """The column of `metrics.csv`, if this is an encoder of ours."""
-    norms = getattr(encoder, "attention_norms", None)
-    return {} if norms is None else {"attention_norm": round(float(norms.mean()), 4)}
