@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import sys
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from matplotlib import pyplot
-from side_by_side import machine
+from side_by_side import options, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from sigmel.errors import exit_status
 from sigmel.features.log_mel import LogMel
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import read_audio
@@ -39,7 +40,7 @@ Curves = dict[str, list[float]]
 
 
 def batches(manifest: Path, words: dict[str, int], steps: int, size: int, seed: int) -> list[Batch]:
-    """So many batches, utterances of about one length together: features, their lengths, targets, their lengths."""
+    """Batches of utterances of about one length, one a step: features, their lengths, targets, their lengths."""
     utterances = sorted(read_manifest(manifest), key=lambda utterance: utterance.duration)
     groups = list(itertools.zip_longest(*[iter(utterances)] * size))
     log_mel, generator = LogMel(RATE).eval(), torch.Generator().manual_seed(seed)
@@ -56,7 +57,7 @@ def batch(folder: Path, group: tuple[Utterance, ...], words: dict[str, int], log
     return features, lengths, torch.cat(targets), torch.tensor([len(target) for target in targets])
 
 
-def train(options: dict[str, object], data: list[Batch], words: int, seed: int, name: str) -> Curves:
+def train(attention: dict[str, object], data: list[Batch], words: int, seed: int, name: str) -> Curves:
     """Attention norm (mean over layers) and loss of each step."""
     torch.manual_seed(seed)
     encoder = OmniRouterEncoder(
@@ -66,7 +67,7 @@ def train(options: dict[str, object], data: list[Batch], words: int, seed: int, 
         subsampling="stack",
         routing="dense",
         attention="sigmoid",
-        attention_options=options,
+        attention_options=attention,
         dropout=0.0,
     ).train()
     head = nn.Linear(144, words + 1)
@@ -89,7 +90,7 @@ def train(options: dict[str, object], data: list[Batch], words: int, seed: int, 
 
 
 def draw(found: dict[str, Curves], path: Path) -> None:
-    """Both curves of all systems."""
+    """Draw attention norm and loss of all systems."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axes, metric in zip(panels, ("attention norm", "loss"), strict=True):
         for number, (name, curves) in enumerate(found.items()):
@@ -104,29 +105,33 @@ def draw(found: dict[str, Curves], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def main() -> None:
-    """Train, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, help="of a recipe, such as egs/fsdd/asr1/data/*/train.jsonl")
     parser.add_argument("--steps", type=int, default=800, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--plot", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--json", type=Path, help="write the curves here too")
-    args = parser.parse_args()
+
+
+def main() -> None:
+    """Train, draw, write."""
+    args = options(__doc__, add_arguments)
+    steps = min(20, args.steps) if args.quick else args.steps
     known = sorted({word for utterance in read_manifest(args.manifest) for word in utterance.text.split()})
     words = {word: number for number, word in enumerate(known, start=1)}  # 0 is the blank
-    data = batches(args.manifest, words, args.steps, args.batch_size, args.seed)
-    found = {name: train(options, data, len(words), args.seed, name) for name, options in SYSTEMS.items()}
+    data = batches(args.manifest, words, steps, args.batch_size, args.seed)
+    found = {name: train(attention, data, len(words), args.seed, name) for name, attention in SYSTEMS.items()}
     draw(found, args.plot)
-    if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps({"machine": machine(), "steps": args.steps, "curves": found}) + "\n")
-    print("| System | Attention norm of the first step | Loss, mean of the last 100 steps |")
-    for name, curves in found.items():
-        first, last = curves["attention norm"][0], fmean(curves["loss"][-100:])
-        print(f"| {name} | {first:.2f} | {last:.2f} |")
+    rows = [
+        {
+            "system": name,
+            "attention norm of the first step": f"{curves['attention norm'][0]:.2f}",
+            "loss, mean of the last 100 steps": f"{fmean(curves['loss'][-100:]):.2f}",
+        }
+        for name, curves in found.items()
+    ]
+    report(rows, args.json, steps=steps, curves=found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

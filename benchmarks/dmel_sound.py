@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is left of speech in log-mel, and in dMel of 2 to 6 bits, when sound is made of it without a trained vocoder.
+"""The quality of sound made of log-mel, and of dMel of 2 to 6 bits, without a trained vocoder.
 
 Mel-cepstral distortion, PESQ and STOI against the sound that went in, and the word error rate of a recogniser: clean
 speech, speech with music-like chords 10 dB below it, and with another talker 5 dB below. Needs recordings (LJSpeech's
@@ -9,7 +9,6 @@ wavs/, or a manifest with texts), and pesq and pystoi (pip).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,15 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.fft import dct
-from side_by_side import machine
+from side_by_side import options, report
 from torch import Tensor
 from tqdm import tqdm
 
-from sigmel.cli.table import table
-from sigmel.errors import SigmelError, exit_status
+from sigmel.errors import SigmelError, exit_status, optional_library
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
-from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import read_audio
 from sigmel.files.resampling import resample
 from sigmel.files.sources import read_source
@@ -52,7 +49,7 @@ def chords(samples: int, generator: np.random.Generator, rate: int) -> np.ndarra
 
 
 def added(speech: np.ndarray, other: np.ndarray, decibels: float) -> np.ndarray:
-    """Speech with something else that is so much quieter."""
+    """Speech with another sound, a number of decibels quieter."""
     other = np.resize(other, len(speech))
     return (speech + other * np.sqrt(np.mean(speech**2) / np.mean(other**2)) * 10 ** (-decibels / 20)).astype(
         np.float32
@@ -60,13 +57,13 @@ def added(speech: np.ndarray, other: np.ndarray, decibels: float) -> np.ndarray:
 
 
 def kept(tokenizer: DMelTokenizer, sound: np.ndarray, rounded: bool) -> Tensor:
-    """(1, T, C) log-mel of a sound, or the values of its tokens."""
+    """(1, T, C) log-mel of a sound, or of its tokens if rounded."""
     waveform = torch.from_numpy(sound)
     return tokenizer.decode(tokenizer.encode(waveform)[0]) if rounded else tokenizer.log_mel(waveform)[0]
 
 
 def distortion(sound: np.ndarray, made: np.ndarray, rate: int) -> float:
-    """Mel-cepstral distortion in dB (Kubichek, 1993), of frames 12.5 ms apart that are no silence."""
+    """Mel-cepstral distortion in dB (Kubichek, 1993), over frames 12.5 ms apart, without silence."""
     tokenizer = DMelTokenizer(rate, hop_ms=12.5)
     mel, other = (tokenizer.log_mel(torch.from_numpy(x))[0][0].double().numpy() for x in (sound, made))
     mel, other = mel[: len(other)], other[: len(mel)]
@@ -91,7 +88,7 @@ def likeness(sound: np.ndarray, made: np.ndarray, rate: int) -> list[float]:
 
 
 def nemo_recogniser(path: Path, rate: int) -> Recogniser:
-    """What a `.nemo` model hears."""
+    """The texts that a `.nemo` model finds in sounds."""
     from sigmel.recipes.nemo.transcribe import load
 
     model = load(path)
@@ -103,16 +100,28 @@ def nemo_recogniser(path: Path, rate: int) -> Recogniser:
     return recognise
 
 
-def run(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("speech", type=Path, help="folder of recordings, or a manifest")
+    parser.add_argument("--count", type=at_least(2), default=24, help="recordings, at most; default: %(default)s")
+    parser.add_argument(
+        "--sample-rate", type=int, choices=(8000, 16000), default=16000, help="Hz; default: %(default)s"
+    )
+    parser.add_argument("--recogniser", type=Path, help="a .nemo model, whose word error rate is measured too")
+
+
+def main() -> None:
     """Make the table."""
-    utterances = read_source(arguments.speech)[: arguments.count]
+    args = options(__doc__, add_arguments)
+    optional_library("pesq", "the quality of sounds needs", "pip install pesq")
+    optional_library("pystoi", "the clearness of sounds needs", "pip install pystoi")
+    utterances = read_source(args.speech)[: 2 if args.quick else args.count]
     if len(utterances) < 2:
-        raise SigmelError(f"{arguments.speech}: expected at least two recordings")
-    rate = arguments.sample_rate
+        raise SigmelError(f"{args.speech}: expected at least two recordings")
+    rate = args.sample_rate
     speech = [read_audio(utterance.audio_filepath, rate)[0] for utterance in utterances]
-    recognise = None if arguments.recogniser is None else nemo_recogniser(arguments.recogniser, rate)
+    recognise = None if args.recogniser is None else nemo_recogniser(args.recogniser, rate)
     if recognise and not all(utterance.text for utterance in utterances):
-        raise SigmelError(f"{arguments.speech}: --recogniser needs recordings with texts (a manifest)")
+        raise SigmelError(f"{args.speech}: --recogniser needs recordings with texts (a manifest)")
 
     def errors(sounds: Sequence[np.ndarray]) -> str:
         if recognise is None:
@@ -141,23 +150,9 @@ def run(arguments: argparse.Namespace) -> int:
                 figures = [f"{distorted:.1f}", f"{quality:.2f}", f"{clearness:.3f}", errors(made)]
                 rows.append([name, form, f"{hop:g}", *figures])
                 bar.update()
-    print(table(HEAD, rows))
-    if arguments.json is not None:
-        with atomic_path(arguments.json) as temporary:
-            facts = machine() | {"recordings": str(len(speech)), "sample_rate": str(rate)}
-            content = {"machine": facts, "rows": [dict(zip(HEAD, row, strict=True)) for row in rows]}
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+    facts = {"recordings": len(speech), "sample_rate": rate}
+    report([dict(zip(HEAD, row, strict=True)) for row in rows], args.json, **facts)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("speech", type=Path, help="folder of recordings, or a manifest")
-    parser.add_argument("--count", type=at_least(2), default=24, help="recordings, at most; default: %(default)s")
-    parser.add_argument(
-        "--sample-rate", type=int, choices=(8000, 16000), default=16000, help="Hz; default: %(default)s"
-    )
-    parser.add_argument("--recogniser", type=Path, help="a .nemo model whose word error rate is to be told")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parsed = parser.parse_args()
-    sys.exit(exit_status(lambda: run(parsed)))
+    sys.exit(exit_status(main))

@@ -8,15 +8,15 @@ they chose; on a CUDA device torch's F.grouped_mm between a gather and a scatter
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import torch
 from side_by_side import Row, Work, compare, options, report
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SwitchTransformersConfig
-from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersSparseMLP
 
+from sigmel.errors import exit_status, optional_library
 from sigmel.layers.experts import ExpertFeedForward, FeedForward
 from sigmel.layers.routing import Router
 from sigmel.ops import expert_mlp
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
     close: float
 
     def place(self, module: nn.Module) -> nn.Module:
-        """The module, there."""
+        """The module on this device, in this type."""
         return module.to(self.device, self.dtype).eval()
 
 
@@ -45,7 +45,7 @@ CUDA = Setting(1024, 4096, 16384, "cuda", torch.bfloat16, 5e-2)
 
 
 def make(experts: int, setting: Setting) -> Experts:
-    """Weights and biases of so many experts; the biases are zero, as not every peer has any."""
+    """Weights and biases of some experts; the biases are zero, as not every peer has biases."""
     layer = setting.place(ExpertFeedForward(setting.size, setting.hidden, experts, "relu"))
     nn.init.zeros_(layer.b1)
     nn.init.zeros_(layer.b2)
@@ -53,7 +53,7 @@ def make(experts: int, setting: Setting) -> Experts:
 
 
 def dense(setting: Setting) -> nn.Module:
-    """As many parameters as a frame uses."""
+    """A feed-forward with as many parameters as a frame uses."""
     return setting.place(FeedForward(setting.size, setting.hidden, "relu", dropout=0.0))
 
 
@@ -84,14 +84,8 @@ def grouped(x: Tensor, chosen: Tensor, gates: Tensor, weights: Experts) -> Tenso
     return torch.empty_like(x).index_copy(0, order, value * gates[order].to(x.dtype))
 
 
-def trained(work: Work, inputs: list[Tensor], x: Tensor) -> Work:
-    """Forward and backward of it."""
-    grad = torch.randn_like(x)
-    return lambda: torch.autograd.grad(work(), inputs, grad)  # type: ignore[arg-type]
-
-
 def many_frames(experts: int, setting: Setting, repeats: int) -> list[Row]:
-    """As many as a training step has."""
+    """As many frames as a training step has."""
     weights, plain = make(experts, setting), dense(setting)
     x, chosen, gates = choose(setting.frames, experts, setting)
     x.requires_grad_()
@@ -99,15 +93,18 @@ def many_frames(experts: int, setting: Setting, repeats: int) -> list[Row]:
     def ours() -> Tensor:
         return expert_mlp(x, chosen, gates, *weights, "relu")
 
-    name = "dense, as many active parameters"
-    peers: dict[str, Work] = {
-        name: lambda: plain(x),
-        "a loop over the experts": lambda: loop(x, chosen, gates, weights),
-    }
-    inputs = {name: [x, *plain.parameters()]}
+    def trained(work: Work, inputs: list[Tensor]) -> Work:
+        return lambda: torch.autograd.grad(work(), inputs, grad)  # type: ignore[arg-type]
+
+    name, looped = "dense, as many active parameters", "a loop over the experts"
+    peers: dict[str, Work] = {name: lambda: plain(x), looped: lambda: loop(x, chosen, gates, weights)}
+    inputs, grad = {name: [x, *plain.parameters()]}, torch.randn_like(x)
     if setting.device == "cuda":
         peers["F.grouped_mm on sorted rows"] = lambda: grouped(x, chosen, gates, weights)
         inputs["F.grouped_mm on sorted rows"] = [x, weights[0], weights[2]]
+    for mine, other in zip(*(trained(work, [x, *weights])() for work in (ours, peers[looped])), strict=True):
+        if (mine - other).norm() > setting.close * other.norm():
+            raise SystemExit("the gradients differ from those of a loop over the experts")
     case = f"{setting.frames} frames, {experts} experts"
     with torch.no_grad():
         for peer, theirs in peers.items():
@@ -117,15 +114,15 @@ def many_frames(experts: int, setting: Setting, repeats: int) -> list[Row]:
         if setting.device == "cpu":
             rows.append(with_router(case, x, experts, repeats))
     case, repeats = f"{case}, forward + backward", max(3, repeats // 3)
-    for peer, leaves in inputs.items():
-        both = trained(ours, [x, *weights], x), trained(peers[peer], leaves, x)
-        rows.append(compare(case, both[0], peer, both[1], repeats))
-    return rows
+    both = trained(ours, [x, *weights])
+    return rows + [compare(case, both, peer, trained(peers[peer], inputs[peer]), repeats) for peer in inputs]
 
 
 def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
     """The whole layer, its router included, against Hugging Face's with the same weights."""
-    config = SwitchTransformersConfig(
+    use, install = "the peer of a layer with its router needs", "pip install transformers"
+    switch = optional_library("transformers.models.switch_transformers.modeling_switch_transformers", use, install)
+    config = switch.SwitchTransformersConfig(
         d_model=CPU.size,
         d_ff=CPU.hidden,
         num_experts=experts,
@@ -133,7 +130,7 @@ def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
         dropout_rate=0.0,
         router_bias=True,
     )
-    theirs = SwitchTransformersSparseMLP(config).eval()
+    theirs = switch.SwitchTransformersSparseMLP(config).eval()
     router = Router(CPU.size, experts, top_k=1, jitter=0.0).eval()
     layer = ExpertFeedForward(CPU.size, CPU.hidden, experts, "relu")
     router.linear = theirs.router.classifier
@@ -148,7 +145,7 @@ def with_router(case: str, x: Tensor, experts: int, repeats: int) -> Row:
 
 
 def few_frames(frames: int, repeats: int) -> list[Row]:
-    """A streaming step of so many frames, through layers whose weights do not fit into a cache together."""
+    """A streaming step of a few frames, through layers whose weights do not fit into a cache together."""
     layers = [make(8, CPU) for _ in range(LAYERS)]
     denses = [dense(CPU) for _ in layers]
     x, _, gates = choose(frames, 8, CPU)
@@ -172,15 +169,14 @@ def few_frames(frames: int, repeats: int) -> list[Row]:
 
 def main() -> None:
     """Run everything."""
-    args = options(__doc__, ["cpu", "cuda"])
-    repeats = 3 if args.quick else 21
+    args = options(__doc__, devices=["cpu", "cuda"])
     if args.device == "cuda":
-        rows = [row for experts in (8, 16, 32, 64) for row in many_frames(experts, CUDA, repeats)]
+        rows = [row for experts in (8, 16, 32, 64) for row in many_frames(experts, CUDA, args.repeats)]
     else:
-        rows = [row for experts in (8, 32) for row in many_frames(experts, CPU, repeats)]
-        rows += [row for frames in (1, 8) for row in few_frames(frames, repeats)]
+        rows = [row for experts in (8, 32) for row in many_frames(experts, CPU, args.repeats)]
+        rows += [row for frames in (1, 8) for row in few_frames(frames, args.repeats)]
     report(rows, args.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from side_by_side import Row, compare, options, report
+from side_by_side import Row, compare, milliseconds, options, report, row
 
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
 from sigmel.decoding.graph.lexicon import Lexicon
@@ -21,6 +21,7 @@ from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search import k2_backend
 from sigmel.decoding.search.decoder import GraphDecoder
 from sigmel.decoding.search.search import Search
+from sigmel.scoring.errors import error_rate as rate_of
 
 TOKENS = 500
 SMALL, LARGE = (300, 1500), (1000, 6000)  # words, and sentences
@@ -45,11 +46,11 @@ def frames(
 ) -> tuple[torch.Tensor, list[str]]:
     """(B, T, V) log-probabilities, and the words they are of."""
     batch, said = [], []
-    for row in range(BATCH):
+    for number in range(BATCH):
         tokens: list[int] = []
         words: list[str] = []
         while len(tokens) < FRAMES:
-            word = sentences[random.integers(len(sentences))][row]
+            word = sentences[random.integers(len(sentences))][number]
             spelled = [frame for token in lexicon.spellings[word][0] for frame in (token, token, 0)]
             if len(tokens) + len(spelled) > FRAMES:
                 tokens += [0] * (FRAMES - len(tokens))
@@ -64,14 +65,7 @@ def frames(
 
 def error_rate(found: list[str], said: list[str]) -> float:
     """Word errors in percent."""
-    from sigmel.scoring.errors import error_rate as rate
-
-    return rate([one.split() for one in said], [one.split() for one in found]).percent
-
-
-def against_limit(case: str, metric: str, ours: float, limit: float) -> Row:
-    """A figure beside what is asked for."""
-    return Row(case, metric, round(ours, 4), "asked for", limit, round(limit / ours, 3))
+    return rate_of([text.split() for text in said], [text.split() for text in found]).percent
 
 
 def large(random: np.random.Generator, tokens: tuple[str, ...], search: Search, repeats: int) -> list[Row]:
@@ -82,23 +76,21 @@ def large(random: np.random.Generator, tokens: tuple[str, ...], search: Search, 
     lengths = torch.full((BATCH,), FRAMES)
     graph = build(tokens, 0, lexicon, model)
     plain = replace(graph, graph=without_epsilons(graph.graph))
-    kept, removed = (GraphDecoder(one, "kaldi", search) for one in (graph, plain))
-    rates = [error_rate([path.text for path in one.decode(log_probs, lengths)], said) for one in (kept, removed)]
+    decoders = [GraphDecoder(built, "kaldi", search) for built in (graph, plain)]
     case, peer = f"bigram of {LARGE[0]} words", "the same without epsilons"
-    sizes = [one.graph.graph.num_arcs / 1000 for one in (kept, removed)]
-    times = compare(
-        case, lambda: kept.decode(log_probs, lengths), peer, lambda: removed.decode(log_probs, lengths), repeats
-    )
+    rates = [error_rate([path.text for path in decoder.decode(log_probs, lengths)], said) for decoder in decoders]
+    sizes = [decoder.graph.graph.num_arcs / 1000 for decoder in decoders]
+    ours, theirs = (lambda decoder=decoder: decoder.decode(log_probs, lengths) for decoder in decoders)
     return [
-        Row(case, "% WER", round(rates[0], 2), peer, round(rates[1], 2), round(rates[1] / rates[0], 3)),
-        Row(case, "thousand arcs of HLG", round(sizes[0]), peer, round(sizes[1]), round(sizes[1] / sizes[0], 3)),
-        times,
+        row(case, "% WER", rates[0], peer, rates[1], digits=2),
+        row(case, "thousand arcs of HLG", sizes[0], peer, sizes[1], digits=None),
+        compare(case, ours, peer, theirs, repeats),
     ]
 
 
 def main() -> None:
-    """Run all."""
-    args = options(__doc__)
+    """Run everything."""
+    args = options(__doc__, repeats=9)
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     lexicon, sentences = corpus(random, *SMALL)
@@ -106,7 +98,6 @@ def main() -> None:
     log_probs, said = frames(random, lexicon, sentences)
     lengths = torch.full((BATCH,), FRAMES)
     tokens = ("<blk>", *(f"t{number}" for number in range(1, TOKENS)))
-    repeats = 3 if args.quick else 9
 
     def built() -> DecodingGraph:
         return build(tokens, 0, lexicon, model)
@@ -117,32 +108,19 @@ def main() -> None:
     print(f"LG: {lg.num_arcs:,} arcs, {plain:,} without epsilons; HLG: {graph.graph.num_arcs:,} arcs")
     decoder = GraphDecoder(graph, "kaldi", Search(beam=15.0, lattice_beam=6.0))
     greedy = GraphDecoder(build(tokens, 0, lexicon, topology="standard"), "kaldi", decoder.search)
-    for name, one in (("any words", greedy), ("bigram", decoder)):
-        print(f"{name}: {error_rate([path.text for path in one.decode(log_probs, lengths)], said):.2f} % WER")
-
-    def nothing() -> None:
-        """The empty peer of what is compared with a limit."""
+    for name, searched in (("any words", greedy), ("bigram", decoder)):
+        print(f"{name}: {error_rate([path.text for path in searched.decode(log_probs, lengths)], said):.2f} % WER")
 
     real = BATCH * FRAMES * SECONDS * 1000
-    took = compare("1-best", lambda: decoder.decode(log_probs, lengths), "nothing", nothing, repeats).ours
-    rows = [against_limit("1-best, beam 15", "of real time, one core", took / real, FASTEST)]
-    took = compare("HLG", built, "nothing", nothing, repeats).ours
-    rows.append(
-        against_limit(f"HLG from the bigram, {plain:,} arcs of LG without epsilons", "s", took / 1000, QUICKEST)
-    )
-    rows += large(random, tokens, decoder.search, repeats)
+    took = milliseconds(lambda: decoder.decode(log_probs, lengths), args.repeats) / real
+    rows = [row("1-best, beam 15", "of real time, one core", took, "asked for", FASTEST, digits=4)]
+    case = f"HLG from the bigram, {plain:,} arcs of LG without epsilons"
+    rows.append(row(case, "s", milliseconds(built, args.repeats) / 1000, "asked for", QUICKEST, digits=4))
+    rows += large(random, tokens, decoder.search, args.repeats)
     if not k2_backend.problem():
-        theirs = GraphDecoder(graph, "k2", decoder.search)
-        case = "lattice, beams 15 and 6"
-        rows.append(
-            compare(
-                case,
-                lambda: decoder.lattices(log_probs, lengths),
-                "k2",
-                lambda: theirs.lattices(log_probs, lengths),
-                repeats,
-            )
-        )
+        peer = GraphDecoder(graph, "k2", decoder.search)
+        ours, theirs = (lambda of=of: of.lattices(log_probs, lengths) for of in (decoder, peer))
+        rows.append(compare("lattice, beams 15 and 6", ours, "k2", theirs, args.repeats))
     report(rows, args.json)
 
 

@@ -13,6 +13,7 @@ search n-grams of tokens, so there is a comparison for each. One thread; a beam 
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -25,10 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fsa import error_rate
-from nemo.collections.asr.models import EncDecCTCModelBPE
-from nemo.collections.asr.parts.submodules.ctc_beam_decoding import BeamBatchedCTCInfer
-from nemo.collections.asr.parts.submodules.ngram_lm import DEFAULT_TOKEN_OFFSET
-from side_by_side import Row, options, report
+from side_by_side import Row, options, report, row
 from tqdm import tqdm
 
 from sigmel.cli.align import log_probs_of
@@ -39,8 +37,7 @@ from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.decoder import GraphDecoder
 from sigmel.errors import exit_status
 from sigmel.files.manifest import read_rows
-from sigmel.hosts.nemo.graph import tokens_of
-from sigmel.hosts.nemo.restore import load_model
+from sigmel.recipes.options import at_least
 
 WEIGHTS = ((1.0, 0.0), (0.5, 1.5))  # of the language model, and of a word: as it is, and as pyctcdecode has it
 WORD_ORDER, TOKEN_ORDER = 3, 4
@@ -51,7 +48,7 @@ Frames = list[np.ndarray]
 
 
 def timed(work: Callable[[], list[str]], repeats: int) -> tuple[float, list[str]]:
-    """The median time of some work in seconds, and what it found."""
+    """The median time of some work in seconds, and the texts that it found."""
     times, found = [], []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -61,21 +58,21 @@ def timed(work: Callable[[], list[str]], repeats: int) -> tuple[float, list[str]
 
 
 def by_graph(decoder: GraphDecoder, frames: Frames, text: Callable[[Sequence[str]], str] | None = None) -> list[str]:
-    """Decode utterance by utterance; of tokens, ``text`` makes words."""
-    batches = ((torch.from_numpy(one)[None], torch.tensor([len(one)])) for one in frames)
+    """Decode utterance by utterance; of tokens, `text` makes words."""
+    batches = ((torch.from_numpy(utterance)[None], torch.tensor([len(utterance)])) for utterance in frames)
     paths = [decoder.decode(*batch)[0] for batch in batches]
     return [text([token.name for token in path.tokens]) if text else path.text for path in paths]
 
 
 def pyctcdecode(python: str, folder: Path, tokens: ModelTokens, words: list[str], **task: float) -> dict:
-    """What `pyctcdecode_peer.py` answers."""
+    """The answer of `pyctcdecode_peer.py`: median seconds, and texts."""
     labels = ["" if number == tokens.blank else name for number, name in enumerate(tokens.names)]
     (folder / "task.json").write_text(json.dumps({"labels": labels, "words": words, **task}))
     command = [python, str(Path(__file__).with_name("pyctcdecode_peer.py")), str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def beam_search(infer: BeamBatchedCTCInfer, frames: Frames, text: Callable[[list[int]], str]) -> list[str]:
+def beam_search(infer: Callable, frames: Frames, text: Callable[[list[int]], str]) -> list[str]:
     """NeMo's search, in batches of like lengths."""
     order = sorted(range(len(frames)), key=lambda at: -len(frames[at]))
     found = [""] * len(frames)
@@ -88,43 +85,58 @@ def beam_search(infer: BeamBatchedCTCInfer, frames: Frames, text: Callable[[list
     return found
 
 
-def beside(case: str, peer: str, said: list[str], ours: tuple[float, list[str]], theirs: tuple[float, list[str]]):
+def beside(
+    case: str, peer: str, said: list[str], ours: tuple[float, list[str]], theirs: tuple[float, list[str]]
+) -> list[Row]:
     """Two rows: errors and time."""
-    rates = [error_rate(found, said) for _, found in (ours, theirs)]
-    yield Row(case, "% WER", *_around(rates, peer, 2))
-    yield Row(case, "s", *_around([ours[0], theirs[0]], peer, 3))
+    return [
+        row(case, "% WER", error_rate(ours[1], said), peer, error_rate(theirs[1], said), digits=2),
+        row(case, "s", ours[0], peer, theirs[0]),
+    ]
 
 
-def _around(pair: list[float], peer: str, digits: int) -> tuple[float, str, float, float]:
-    ours, theirs = pair
-    return round(ours, digits), peer, round(theirs, digits), round(theirs / ours, 3)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a .nemo model with subwords")
+    parser.add_argument("manifest", type=Path, help="what is decoded")
+    parser.add_argument("text", type=Path, help="a manifest with the text that n-grams are made of")
+    parser.add_argument("--pyctcdecode", metavar="PYTHON", help="Python of an environment with pyctcdecode and kenlm")
+    parser.add_argument("--utterances", type=at_least(1), default=200, help="at most; default: %(default)s")
 
 
-def main() -> int:
-    """Run all."""
-    args = options(__doc__, arguments=("model", "manifest", "text"), settings={"pyctcdecode": None, "utterances": 200})
+def main() -> None:
+    """Run everything."""
+    args = options(__doc__, add_arguments, repeats=3)
+    # Imported here, as one line then says that NeMo is missing.
+    from sigmel.hosts.nemo.graph import tokens_of  # isort: skip
+    from sigmel.hosts.nemo.restore import load_model  # isort: skip
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+    from nemo.collections.asr.parts.submodules.ctc_beam_decoding import BeamBatchedCTCInfer
+    from nemo.collections.asr.parts.submodules.ngram_lm import DEFAULT_TOKEN_OFFSET
+    from nemo.utils import logging
+
     torch.set_num_threads(1)
-    model = load_model(Path(args.model), EncDecCTCModelBPE, "cpu")
+    logging.setLevel(logging.ERROR)
+    model = load_model(args.model, EncDecCTCModelBPE, "cpu")
     tokens = tokens_of(model)
-    rows = read_rows(Path(args.manifest))[: int(args.utterances)]
-    texts = [row["text"].split() for row in read_rows(Path(args.text))]
-    kept = [(row["text"], found.numpy()) for row, found in tqdm(log_probs_of(model, rows), total=len(rows))]
+    manifest = read_rows(args.manifest)[: args.utterances]
+    texts = [utterance["text"].split() for utterance in read_rows(args.text)]
+    decoded = tqdm(log_probs_of(model, manifest), total=len(manifest))
+    kept = [(utterance["text"], found.numpy()) for utterance, found in decoded]
     said, frames = [text for text, _ in kept], [found for _, found in kept]
-    repeats = 1 if args.quick else 3
     results: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = train_ngrams(texts, WORD_ORDER)
         write_arpa(words, folder / "lm.arpa")
-        np.savez(folder / "frames.npz", **{str(at): one for at, one in enumerate(frames)})
+        np.savez(folder / "frames.npz", **{str(at): utterance for at, utterance in enumerate(frames)})
         for lm_scale, word_score in WEIGHTS if args.pyctcdecode else ():
             weights = {"lm_scale": lm_scale, "word_score": word_score}
             graph = build(tokens.names, tokens.blank, tokens.lexicon(words.words), words, **weights)
             decoder = GraphDecoder(graph, "kaldi")
-            ours = timed(lambda decoder=decoder: by_graph(decoder, frames), repeats)
+            ours = timed(lambda decoder=decoder: by_graph(decoder, frames), args.repeats)
             case = f"{WORD_ORDER}-grams of words, weighed {lm_scale:g}, {word_score:g} a word"
             for beams in PYCTCDECODE_BEAMS:
-                task = {**weights, "beams": beams, "repeats": repeats}
+                task = {**weights, "beams": beams, "repeats": args.repeats}
                 answer = pyctcdecode(args.pyctcdecode, folder, tokens, words.words, **task)
                 peer = f"pyctcdecode, {beams} beams"
                 results += beside(case, peer, said, ours, (answer["seconds"], answer["texts"]))
@@ -136,15 +148,14 @@ def main() -> int:
         write_arpa(pieces, folder / "tokens.arpa")
         lexicon = Lexicon({name: ((number,),) for number, name in enumerate(names) if name in set(pieces.words)})
         decoder = GraphDecoder(build(tokens.names, tokens.blank, lexicon, pieces), "kaldi")
-        ours = timed(lambda: by_graph(decoder, frames, model.tokenizer.tokens_to_text), repeats)
+        ours = timed(lambda: by_graph(decoder, frames, model.tokenizer.tokens_to_text), args.repeats)
         for beams in NEMO_BEAMS:
             infer = BeamBatchedCTCInfer(
                 tokens.blank, beams, ngram_lm_model=str(folder / "tokens.arpa"), allow_cuda_graphs=False
             )
-            theirs = timed(lambda infer=infer: beam_search(infer, frames, model.tokenizer.ids_to_text), repeats)
+            theirs = timed(lambda infer=infer: beam_search(infer, frames, model.tokenizer.ids_to_text), args.repeats)
             results += beside(f"{TOKEN_ORDER}-grams of tokens", f"NeMo, {beams} beams", said, ours, theirs)
     report(results, args.json)
-    return 0
 
 
 if __name__ == "__main__":

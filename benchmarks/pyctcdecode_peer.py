@@ -1,6 +1,6 @@
-"""What pyctcdecode makes of the frames in a folder, and in which time; runs in pyctcdecode's own environment.
+"""Texts that pyctcdecode finds in the frames of a folder, and the time; runs in pyctcdecode's own environment.
 
-`fsa_peers.py` writes the folder and starts this; its answer is a line of JSON.
+`fsa_peers.py` writes the folder and starts this program, whose answer is a line of JSON.
 """
 
 import json
@@ -15,7 +15,7 @@ from pyctcdecode import build_ctcdecoder
 
 
 def main(folder: Path) -> None:
-    """Decode the folder, so often, and answer."""
+    """Decode the frames of the folder `repeats` times, and answer."""
     task = json.loads((folder / "task.json").read_text())
     with np.load(folder / "frames.npz") as archive:
         frames = [archive[str(number)] for number in range(len(archive.files))]
@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     times = []
     for _ in range(task["repeats"]):
         began = time.perf_counter()
-        texts = [decoder.decode(one, beam_width=task["beams"]) for one in frames]
+        texts = [decoder.decode(utterance, beam_width=task["beams"]) for utterance in frames]
         times.append(time.perf_counter() - began)
     print(json.dumps({"seconds": statistics.median(times), "texts": texts}))
 

@@ -1,9 +1,10 @@
-"""What the benchmarks share: ours and a peer in turn, medians, a table, JSON."""
+"""What the benchmarks share: their options, ours and a peer timed in turn, memory, a table of rows, JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from sigmel.cli.table import table
 from sigmel.files.atomic import atomic_path
 from sigmel.scoring.results import environment
 
-TURN = 50.0
+TURN = 50.0  # milliseconds
 Work = Callable[[], object]
 
 
@@ -30,8 +31,8 @@ class Row:
     Attributes:
         case: what was done.
         metric: what was measured, with its unit.
-        ours, theirs: medians.
-        peer: whose theirs is.
+        ours, theirs: the figures, medians where they are times.
+        peer: who `theirs` is of.
         better: above 1 where ours wins.
     """
 
@@ -43,19 +44,41 @@ class Row:
     better: float
 
 
-def compare(case: str, ours: Work, peer: str, theirs: Work, repeats: int) -> Row:
-    """Time both in turn, so that what else the machine does meets both alike; milliseconds a call.
+def row(
+    case: str, metric: str, ours: float, peer: str, theirs: float, digits: int | None = 3, more: bool = False
+) -> Row:
+    """A comparison, rounded; less is better, or `more`."""
+    better = ours / theirs if more else theirs / ours
+    return Row(case, metric, round(ours, digits), peer, round(theirs, digits), round(better, 3))
 
-    A turn is as many calls as take some `TURN` milliseconds, after one that is not timed: the first call after the
-    other's finds its memory and its threads cold, which says more of the other than of itself.
-    """
-    calls = [max(1, round(TURN / min(_milliseconds(work) for _ in range(3)))) for work in (ours, theirs)]
-    times = [(_turn(ours, calls[0]), _turn(theirs, calls[1])) for _ in tqdm(range(repeats), desc=case, leave=False)]
-    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
-    return Row(case, "ms", round(mine, 3), peer, round(other, 3), round(other / mine, 3))
+
+def compare(case: str, ours: Work, peer: str, theirs: Work, repeats: int) -> Row:
+    """Time both in turn, so that what else the machine does meets both alike; milliseconds a call."""
+    works = ours, theirs
+    calls = [_calls(work) for work in works]
+    turns = [
+        [_turn(*pair) for pair in zip(works, calls, strict=True)] for _ in tqdm(range(repeats), case, leave=False)
+    ]
+    mine, other = (statistics.median(times) for times in zip(*turns, strict=True))
+    return row(case, "ms", mine, peer, other)
+
+
+def milliseconds(work: Work, repeats: int) -> float:
+    """The median time of a call, where there is no peer."""
+    calls = _calls(work)
+    return statistics.median(_turn(work, calls) for _ in range(repeats))
+
+
+def _calls(work: Work) -> int:
+    """How many calls take some `TURN` milliseconds."""
+    return max(1, round(TURN / min(_milliseconds(work) for _ in range(3))))
 
 
 def _turn(work: Work, calls: int) -> float:
+    """Milliseconds a call, after one that is not timed.
+
+    The first call after the other's finds memory and threads cold, which says more of the other than of itself.
+    """
     work()
     return _milliseconds(lambda: [work() for _ in range(calls)]) / calls
 
@@ -68,8 +91,13 @@ def _milliseconds(work: Work) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def peak(setup: str, form: str) -> float:
-    """MB that `form` adds to the most memory a fresh process has had after `setup` (Linux)."""
+def compare_memory(case: str, setup: str, ours: str, peer: str, theirs: str) -> Row:
+    """The most memory that two pieces of Python need at a time, each in a fresh process after `setup`; in MB."""
+    return row(case, "MB", _peak(setup, ours), peer, _peak(setup, theirs), digits=1)
+
+
+def _peak(setup: str, form: str) -> float:
+    """MB that `form` adds to the most memory that a process has had after `setup` (Linux)."""
     code = f"""
 import torch
 from pathlib import Path
@@ -89,48 +117,35 @@ def matmul_rate(size: int = 2048) -> float:
     return 2 * size**3 / min(_milliseconds(lambda: x @ x) for _ in range(10)) / 1e6
 
 
-def machine() -> dict[str, str]:
-    """Where, and with what, it ran."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return environment() | {"threads": str(torch.get_num_threads())} | gpu
-
-
 def options(
-    description: str,
+    description: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+    *,
     devices: Sequence[str] = (),
-    arguments: Sequence[str] = (),
-    settings: Mapping[str, object] | None = None,
+    repeats: int = 21,
 ) -> argparse.Namespace:
-    """The command line of a benchmark, which may run on one of several kinds of device.
-
-    Args:
-        description: of the benchmark.
-        devices: to choose from.
-        arguments: names of what has to be given.
-        settings: name -> default of what may be given.
-    """
+    """The command line of a benchmark: its own arguments, `json`, `quick`, `repeats` and, of several, the `device`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in arguments:
-        parser.add_argument(name)
-    for name, default in (settings or {}).items():
-        parser.add_argument(f"--{name}", default=default)
+    add_arguments(parser)
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--quick", action="store_true", help="fewer repeats: says that it runs, not how fast")
     if devices:
-        parser.add_argument(
-            "--device", choices=devices, default=devices[0], help="where to run (default: %(default)s)"
-        )
+        parser.add_argument("--device", choices=devices, default=devices[0], help="default: %(default)s")
     args = parser.parse_args()
     if devices and args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
+    args.repeats = max(1, repeats // 7) if args.quick else repeats
     return args
 
 
-def report(rows: list[Row], path: Path | None) -> None:
-    """Print the rows, and write them as JSON with where they were measured."""
-    head = ["case", "metric", "ours", "peer", "theirs", "better"]
-    print(table(head, [[str(value) for value in asdict(row).values()] for row in rows]))
+def report(rows: Sequence[Row | Mapping[str, str]], path: Path | None, **facts: object) -> None:
+    """Print the rows, and write them as JSON with where they were measured and other facts."""
+    content = [asdict(found) if isinstance(found, Row) else dict(found) for found in rows]
+    print(table(list(content[0]), [[str(value) for value in found.values()] for found in content]))
     if path is not None:
+        gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+        machine = environment() | {"threads": str(torch.get_num_threads())} | gpu
+        text = json.dumps({"machine": machine, **facts, "rows": content}, indent=1)
+        text = re.sub(r"\[[^][{}\"]+]", lambda numbers: " ".join(numbers[0].split()), text)  # a list a line
         with atomic_path(path) as temporary:
-            content = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(text + "\n")

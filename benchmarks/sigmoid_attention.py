@@ -7,7 +7,7 @@ The peer is torch's F.scaled_dot_product_attention. Whether ours is right is che
 from __future__ import annotations
 
 import torch
-from side_by_side import Row, compare, matmul_rate, options, peak, report
+from side_by_side import Row, compare, compare_memory, matmul_rate, options, report
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,15 +15,18 @@ from sigmel.ops import sigmoid_attention, sigmoid_attention_decode, sigmoid_atte
 
 SHAPES = [(4, 8, 500, 64), (8, 4, 250, 64), (1, 8, 2000, 64), (1, 8, 4000, 64)]
 PEER = "F.scaled_dot_product_attention"
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-def check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """The op against its plain definition in float64."""
-    with torch.no_grad():
-        ours = sigmoid_attention(q, k, v)
-        torch.testing.assert_close(
-            ours.double(), sigmoid_attention(q.double(), k.double(), v.double()), atol=1e-5, rtol=1e-4
-        )
+def check(*tensors: Tensor) -> None:
+    """Compare a part of the op's output and gradients with those of its plain definition in float64."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        q, k, v = (x[:1, :1, :300].detach().to(dtype).requires_grad_() for x in tensors)
+        output = sigmoid_attention(q, k, v)
+        results.append([x.double() for x in (output, *torch.autograd.grad(output.square().sum(), (q, k, v)))])
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours, exact, **CLOSE)
 
 
 def forward(shape: tuple[int, ...], layout: str, repeats: int) -> Row:
@@ -33,7 +36,7 @@ def forward(shape: tuple[int, ...], layout: str, repeats: int) -> Row:
         q, k, v = (torch.randn(shape) for _ in range(3))
     else:
         q, k, v = (torch.randn(batch, frames, heads, size).transpose(1, 2) for _ in range(3))
-    check(q[:1, :1, :300], k[:1, :1, :300], v[:1, :1, :300])
+    check(q, k, v)
     with torch.no_grad():
         return compare(
             f"forward {shape} {layout}",
@@ -48,6 +51,7 @@ def forward_and_backward(shape: tuple[int, ...], repeats: int) -> Row:
     """Forward and backward."""
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape)
+    check(q, k, v)
     return compare(
         f"forward + backward {shape}",
         lambda: torch.autograd.grad(sigmoid_attention(q, k, v), (q, k, v), grad),
@@ -70,7 +74,7 @@ def padded(repeats: int) -> Row:
     with torch.no_grad():
         together = sigmoid_attention(q, k, v, key_lengths=lengths)
         apart = sigmoid_attention_varlen(*packed, cumulative, cumulative)
-        torch.testing.assert_close(apart, together.transpose(1, 2)[exists], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(apart, together.transpose(1, 2)[exists], **CLOSE)
         return compare(
             f"padded batch, lengths {lengths.tolist()}",
             lambda: sigmoid_attention_varlen(*packed, cumulative, cumulative),
@@ -92,7 +96,7 @@ def decoding(keys: int, repeats: int) -> Row:
         caches.append(torch.empty_like(pages).index_copy_(0, table.flatten(), pages))
     with torch.no_grad():
         paged = sigmoid_attention_decode(q, *caches, lengths, page_table=table)
-        torch.testing.assert_close(paged, sigmoid_attention(q, k, v), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(paged, sigmoid_attention(q, k, v), **CLOSE)
         return compare(
             f"decoding, one query, {keys} keys in pages",
             lambda: sigmoid_attention_decode(q, *caches, lengths, page_table=table),
@@ -102,31 +106,26 @@ def decoding(keys: int, repeats: int) -> Row:
         )
 
 
-SETUP = """
+def memory() -> Row:
+    """Extra memory at its peak, output included, against the eager formula."""
+    setup = """
 from sigmel.ops import sigmoid_attention
 q, k, v = (torch.randn(1, 8, 4000, 64) for _ in range(3))
 first = q[:, :, :1], k[:, :, :1], v[:, :, :1]  # loads what is loaded once, and frees nothing large
 sigmoid_attention(*first)
 torch.sigmoid(first[0] @ first[1].mT) @ first[2]
 """
-
-
-def memory() -> Row:
-    """Extra memory at its peak, output included, against the eager formula."""
-    ours, eager = peak(SETUP, "sigmoid_attention(q, k, v)"), peak(SETUP, "torch.sigmoid(q @ k.mT / 8 - 8.3) @ v")
-    return Row(
-        "memory (1, 8, 4000, 64)", "MB", round(ours, 1), "eager sigmoid", round(eager, 1), round(eager / ours, 1)
-    )
+    ours, eager = "sigmoid_attention(q, k, v)", "torch.sigmoid(q @ k.mT / 8 - 8.3) @ v"
+    return compare_memory("memory (1, 8, 4000, 64)", setup, ours, "eager sigmoid", eager)
 
 
 def main() -> None:
     """Run everything."""
     args = options(__doc__)
-    repeats = 3 if args.quick else 21
     print(f"matmul: {matmul_rate():.0f} GFLOP/s with {torch.get_num_threads()} threads")
-    rows = [forward(shape, layout, repeats) for layout in ("BHTD", "BTHD") for shape in SHAPES]
-    rows += [forward_and_backward(shape, max(3, repeats // 2)) for shape in SHAPES]
-    rows += [padded(repeats), *(decoding(keys, repeats) for keys in (512, 4096)), memory()]
+    rows = [forward(shape, layout, args.repeats) for layout in ("BHTD", "BTHD") for shape in SHAPES]
+    rows += [forward_and_backward(shape, max(3, args.repeats // 2)) for shape in SHAPES]
+    rows += [padded(args.repeats), *(decoding(keys, args.repeats) for keys in (512, 4096)), memory()]
     report(rows, args.json)
 
 

@@ -6,9 +6,9 @@ On 120 s of speech-like sound: harmonics that come and go over faint noise.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from multiprocessing import get_context
@@ -17,11 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-
-sys.path.append(sys.path.pop(0))  # the package has the name of this file
-
 from dmel import DiscretizedLogMelFbank, LogMelFbank
-from side_by_side import Row, compare, options, peak, report
+from side_by_side import Row, compare, compare_memory, options, report, row
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +26,7 @@ from sigmel.cli import main as main_of_sigmel
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.layers.dmel import DMelEmbedding
 
+Embed = Callable[[], Tensor]
 PEER = "package dmel"
 SECONDS, RATE = 120, 16000
 FILES, FILE_SECONDS = 480, 15  # two hours, as a corpus has them
@@ -82,11 +80,8 @@ package, ours = DiscretizedLogMelFbank(LogMelFbank(), 4), DMelTokenizer()
 waveform = torch.randn({SECONDS * RATE}) * 0.1
 package(waveform[None, :2000], torch.tensor([2000])), ours.encode(waveform[:2000])
 """
-    mine, other = (
-        peak(setup, form)
-        for form in ("ours.encode(waveform)", "package(waveform[None], torch.tensor([len(waveform)]))")
-    )
-    return Row("memory, waveform to ids, 120 s", "MB", round(mine, 1), PEER, round(other, 1), round(other / mine, 1))
+    theirs = "package(waveform[None], torch.tensor([len(waveform)]))"
+    return compare_memory("memory, waveform to ids, 120 s", setup, "ours.encode(waveform)", PEER, theirs)
 
 
 def package_file(path: Path) -> None:
@@ -98,12 +93,12 @@ def package_file(path: Path) -> None:
     np.save(path.with_suffix(".npy"), ids[0].to(torch.uint8).numpy())
 
 
-def corpus(waveform: Tensor) -> Row:
-    """Files on a disk, in two processes each; what it takes to import Python's modules is left out of both."""
+def corpus(waveform: Tensor, files: int) -> Row:
+    """Files on a disk, in two processes each; the time that Python takes to import modules is left out of both."""
     with tempfile.TemporaryDirectory() as folder:
         source, piece = Path(folder, "audio"), FILE_SECONDS * RATE
         source.mkdir()
-        for number in range(FILES):
+        for number in range(files):
             first = number * RATE % (len(waveform) - piece)
             soundfile.write(source / f"{number}.wav", waveform[first : first + piece].numpy(), RATE)
         times = []
@@ -117,10 +112,8 @@ def corpus(waveform: Tensor) -> Row:
             with get_context("fork").Pool(2) as pool:
                 pool.map(package_file, sorted(source.glob("*.wav")), chunksize=60)
             times.append((ours, time.perf_counter() - began))
-    speed = [round(FILES * FILE_SECONDS / seconds) for seconds in times[-1]]
-    return Row(
-        f"sigmel dmel encode, {FILES} files", "x real time", speed[0], PEER, speed[1], round(speed[0] / speed[1], 2)
-    )
+    ours, theirs = (files * FILE_SECONDS / seconds for seconds in times[-1])
+    return row(f"sigmel dmel encode, {files} files", "x real time", ours, PEER, theirs, digits=None, more=True)
 
 
 def look_up(layer: DMelEmbedding, ids: Tensor) -> Tensor:
@@ -133,29 +126,24 @@ def embedding(repeats: int) -> list[Row]:
     """Forward and backward."""
     layer = DMelEmbedding(80, 19, SIZE, WIDTH)
     ids, grad = torch.randint(16, (FRAMES, 80), dtype=torch.uint8), torch.randn(FRAMES, WIDTH)
-    torch.testing.assert_close(layer(ids), look_up(layer, ids), rtol=1e-4, atol=1e-3)
     parameters, sums = list(layer.parameters()), torch.randn(80 * 19, WIDTH, requires_grad=True)
     flat = ids.long() + 19 * torch.arange(80)
-    torch.testing.assert_close(
-        torch.ops.sigmel.dmel_embed(ids, sums.view(80, 19, WIDTH)),
-        F.embedding_bag(flat, sums, mode="sum"),
-        rtol=1e-4,
-        atol=1e-3,
-    )
+
+    def beside(case: str, peer: str, inputs: list[Tensor], ours: Embed, theirs: Embed) -> Row:
+        torch.testing.assert_close(ours(), theirs(), rtol=1e-4, atol=1e-3)
+        works = [lambda embed=embed: torch.autograd.grad(embed(), inputs, grad) for embed in (ours, theirs)]
+        for mine, other in zip(*(work() for work in works), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-2)
+        return compare(f"{case}, {FRAMES} frames, forward + backward", works[0], peer, works[1], repeats)
+
     return [
-        compare(
-            f"embedding, {FRAMES} frames, forward + backward",
-            lambda: torch.autograd.grad(layer(ids), parameters, grad),
-            "look-up, concat, linear",
-            lambda: torch.autograd.grad(look_up(layer, ids), parameters, grad),
-            repeats,
-        ),
-        compare(
-            f"sum of rows, {FRAMES} frames, forward + backward",
-            lambda: torch.autograd.grad(torch.ops.sigmel.dmel_embed(ids, sums.view(80, 19, WIDTH)), sums, grad),
+        beside("embedding", "look-up, concat, linear", parameters, lambda: layer(ids), lambda: look_up(layer, ids)),
+        beside(
+            "sum of rows",
             "F.embedding_bag",
-            lambda: torch.autograd.grad(F.embedding_bag(flat, sums, mode="sum"), sums, grad),
-            repeats,
+            [sums],
+            lambda: torch.ops.sigmel.dmel_embed(ids, sums.view(80, 19, WIDTH)),
+            lambda: F.embedding_bag(flat, sums, mode="sum"),
         ),
     ]
 
@@ -170,18 +158,17 @@ def look_up(ids): return layer.linear(layer.tables[torch.arange(80), ids.long()]
 for form in (layer, look_up): form(ids[:30]).sum().backward()
 layer.zero_grad(set_to_none=True)
 """
-    mine, other = (peak(setup, f"{form}(ids).sum().backward()") for form in ("layer", "look_up"))
+    ours, theirs = (f"{form}(ids).sum().backward()" for form in ("layer", "look_up"))
     case = f"memory, embedding, {FRAMES} frames, forward + backward"
-    return Row(case, "MB", round(mine, 1), "look-up, concat, linear", round(other, 1), round(other / mine, 1))
+    return compare_memory(case, setup, ours, "look-up, concat, linear", theirs)
 
 
 def main() -> None:
     """Run everything."""
     args = options(__doc__)
-    repeats = 3 if args.quick else 21
     waveform = sound(SECONDS)
-    rows = [*tokenising(waveform, repeats), tokenising_memory(), corpus(waveform)]
-    rows += [*embedding(repeats), embedding_memory()]
+    rows = [*tokenising(waveform, args.repeats), tokenising_memory(), corpus(waveform, 60 if args.quick else FILES)]
+    rows += [*embedding(args.repeats), embedding_memory()]
     report(rows, args.json)
 
 
