@@ -29,7 +29,6 @@ from fsa import error_rate
 from side_by_side import Row, options, report, row
 from tqdm import tqdm
 
-from sigmel.cli.align import log_probs_of
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.ngrams import train_ngrams, write_arpa
@@ -106,23 +105,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Run everything."""
     args = options(__doc__, add_arguments, repeats=3)
-    # Imported here, as one line then says that NeMo is missing.
-    from sigmel.hosts.nemo.graph import tokens_of  # isort: skip
-    from sigmel.hosts.nemo.restore import load_model  # isort: skip
-    from nemo.collections.asr.models import EncDecCTCModelBPE
+    from sigmel.hosts.nemo.ctc import CTCModel  # first: one line says that NeMo is missing  # isort: skip
     from nemo.collections.asr.parts.submodules.ctc_beam_decoding import BeamBatchedCTCInfer
     from nemo.collections.asr.parts.submodules.ngram_lm import DEFAULT_TOKEN_OFFSET
-    from nemo.utils import logging
 
     torch.set_num_threads(1)
-    logging.setLevel(logging.ERROR)
-    model = load_model(args.model, EncDecCTCModelBPE, "cpu")
-    tokens = tokens_of(model)
+    model = CTCModel(args.model)
+    tokens, tokenizer = model.tokens, model.model.tokenizer
     manifest = read_rows(args.manifest)[: args.utterances]
     texts = [utterance["text"].split() for utterance in read_rows(args.text)]
-    decoded = tqdm(log_probs_of(model, manifest), total=len(manifest))
-    kept = [(utterance["text"], found.numpy()) for utterance, found in decoded]
-    said, frames = [text for text, _ in kept], [found for _, found in kept]
+    said, frames = [utterance["text"] for utterance in manifest], [model.log_probs(row) for row in tqdm(manifest)]
     results: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -143,17 +135,17 @@ def main() -> None:
 
         # NeMo's n-grams have characters for tokens.
         names = [chr(number + DEFAULT_TOKEN_OFFSET) for number in range(len(tokens.names) - 1)]
-        spelled = [[names[number] for number in model.tokenizer.text_to_ids(" ".join(text))] for text in texts]
+        spelled = [[names[number] for number in tokenizer.text_to_ids(" ".join(text))] for text in texts]
         pieces = train_ngrams(spelled, TOKEN_ORDER)
         write_arpa(pieces, folder / "tokens.arpa")
         lexicon = Lexicon({name: ((number,),) for number, name in enumerate(names) if name in set(pieces.words)})
         decoder = GraphDecoder(build(tokens.names, tokens.blank, lexicon, pieces), "kaldi")
-        ours = timed(lambda: by_graph(decoder, frames, model.tokenizer.tokens_to_text), args.repeats)
+        ours = timed(lambda: by_graph(decoder, frames, tokenizer.tokens_to_text), args.repeats)
         for beams in NEMO_BEAMS:
             infer = BeamBatchedCTCInfer(
                 tokens.blank, beams, ngram_lm_model=str(folder / "tokens.arpa"), allow_cuda_graphs=False
             )
-            theirs = timed(lambda infer=infer: beam_search(infer, frames, model.tokenizer.ids_to_text), args.repeats)
+            theirs = timed(lambda infer=infer: beam_search(infer, frames, tokenizer.ids_to_text), args.repeats)
             results += beside(f"{TOKEN_ORDER}-grams of tokens", f"NeMo, {beams} beams", said, ours, theirs)
     report(results, args.json)
 

@@ -47,8 +47,9 @@ class Row:
 def row(
     case: str, metric: str, ours: float, peer: str, theirs: float, digits: int | None = 3, more: bool = False
 ) -> Row:
-    """A comparison, rounded; less is better, or `more`."""
-    better = ours / theirs if more else theirs / ours
+    """A comparison of rounded figures; less is better, or `more`."""
+    least = 10.0 ** -(digits or 0)  # no error at all is taken for the smallest figure
+    better = (max(theirs, least) / max(ours, least)) ** (-1 if more else 1)
     return Row(case, metric, round(ours, digits), peer, round(theirs, digits), round(better, 3))
 
 

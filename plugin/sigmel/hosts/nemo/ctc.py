@@ -29,14 +29,15 @@ class CTCModel:
         path: the file (.nemo).
 
     Attributes:
+        model: NeMo's.
         tokens: see `tokens_of`.
         frame_seconds: seconds between two frames of log-probabilities.
     """
 
     def __init__(self, path: Path) -> None:
-        self._model = load_model(path, EncDecCTCModel)
-        self.tokens = tokens_of(self._model)
-        self.frame_seconds = float(self._model.cfg.preprocessor.window_stride) * self._model.encoder.subsampling_factor
+        self.model = load_model(path, EncDecCTCModel)
+        self.tokens = tokens_of(self.model)
+        self.frame_seconds = float(self.model.cfg.preprocessor.window_stride) * self.model.encoder.subsampling_factor
 
     @torch.inference_mode()
     def log_probs(self, row: dict[str, Any]) -> NDArray[np.float32]:
@@ -45,7 +46,7 @@ class CTCModel:
         Raises:
             AudioError: the audio cannot be used.
         """
-        model = self._model
+        model = self.model
         audio, _ = read_audio(row["audio_filepath"], int(model.preprocessor._sample_rate))
         signal = torch.from_numpy(audio)[None].to(model.device)
         found, length, _ = model(input_signal=signal, input_signal_length=torch.tensor([len(audio)]).to(model.device))
