@@ -1,6 +1,7 @@
 """The command `sigmel`: one verb a module, imported only when the user asks for that verb.
 
-The module `sigmel.cli.<verb>` offers `add_arguments(parser)` and `run(args) -> int`, the exit status.
+The module `sigmel.cli.<verb>` offers `add_arguments(parser)` and `run(args) -> int`, the exit status. A verb with verbs
+of its own has a `run` for each, which it sets as a default of that verb's parser.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _run(argv: Sequence[str]) -> int:
         args.arguments = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return _module(args.verb).run(args)
+    return args.run(args)
 
 
 def _parser(asked: str | None) -> argparse.ArgumentParser:
@@ -82,7 +83,9 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
     for verb, summary in VERBS.items():
         subparser = verbs.add_parser(verb, description=f"sigmel {verb}: {summary}.")
         if verb == asked:
-            _module(verb).add_arguments(subparser)
+            module = _module(verb)
+            subparser.set_defaults(run=getattr(module, "run", None))
+            module.add_arguments(subparser)
     return parser
 
 

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument(
         "--codebook", type=Path, help="values of the bins of each channel, instead of even ones (.npy)"
     )
-    encode.set_defaults(act=_encode)
+    encode.set_defaults(run=_encode)
     decode = verbs.add_parser("decode", help="archives into audio (WAV)")
     decode.add_argument("source", type=Path, help="archive, or folder of archives")
     decode.add_argument(
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode.add_argument(
         "--vocoder-conf", type=_option, action="append", metavar="NAME=VALUE", help="option of the vocoder"
     )
-    decode.set_defaults(act=_decode)
+    decode.set_defaults(run=_decode)
     for verb in (encode, decode):
         verb.add_argument("--workers", type=at_least(1), help="processes (default: one a CPU)")
         verb.add_argument("--dask", metavar="ADDRESS", help="work on this Dask cluster instead (tcp://host:port)")
@@ -82,12 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("-o", "--output", type=Path, help="PNG file to draw")
     inspect.add_argument("--id", help="utterance of an archive to draw (default: the first)")
     inspect.add_argument("--bits", type=at_least(1), default=4, help="bits of an audio file (default: %(default)s)")
-    inspect.set_defaults(act=_inspect)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run one verb; 1 if recordings could not be read."""
-    return args.act(args)
+    inspect.set_defaults(run=_inspect)
 
 
 def _option(text: str) -> tuple[str, Any]:

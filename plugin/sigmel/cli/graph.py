@@ -67,11 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(run=_info)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the verb that was asked for."""
-    return args.run(args)
-
-
 def _build(args: argparse.Namespace) -> int:
     started = time.monotonic()
     tokens = _tokens(args)

@@ -24,11 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.set_defaults(run=_train)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the verb that was asked for."""
-    return args.run(args)
-
-
 def _train(args: argparse.Namespace) -> int:
     sentences = [words for path in args.texts for words in _sentences(path)]
     model = train_ngrams(sentences, args.order)
