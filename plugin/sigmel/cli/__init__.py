@@ -1,7 +1,7 @@
 """The command `sigmel`: one verb a module, imported only when the user asks for that verb.
 
-The module `sigmel.cli.<verb>` offers `add_arguments(parser)` and `run(args) -> int`, the exit status. A verb with verbs
-of its own has a `run` for each, which it sets as a default of that verb's parser.
+The module `sigmel.cli.<verb>` offers `add_arguments(parser)` and `run(args) -> int`, the exit status. A verb with
+verbs of its own has a `run` for each, which it sets as a default of that verb's parser.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _encode(args: argparse.Namespace) -> int:
+    """Encode recordings; the status is 1 if some could not be read."""
     settings = {"hop_ms": args.hop_ms, "bits": args.bits, "codebook": args.codebook}
     tokenizer = DMelTokenizer(args.sample_rate, **settings)  # refuses wrong options
     utterances = read_source(args.source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,24 +12,33 @@ from torch import Tensor
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.log_mel import LogMel
 from sigmel.features.phase import PhaseReconstruction
+from sigmel.files.audio import read_audio
 from sigmel.files.pictures import load_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def spectrogram(samples: np.ndarray, sample_rate: int, channels: int = 64) -> np.ndarray:
-    """A log-mel spectrogram for the eye: (channels, frames) in dB, at most 80 dB below the loudest.
+def spectrogram(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """A log-mel spectrogram for the eye: (64, frames) in dB, every 10 ms, at most 80 dB below the loudest.
 
     Args:
         samples: (N,) the audio.
         sample_rate: Hz.
-        channels: mel channels, of windows of 25 ms every 10 ms.
     """
-    log_mel = LogMel(sample_rate, features=channels, preemph=0.0, normalize=None, dither=0.0)
+    log_mel = LogMel(sample_rate, features=64, preemph=0.0, normalize=None, dither=0.0)
     energy, _ = log_mel(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
     decibels = 10 / math.log(10) * energy[0].T.numpy()
     return np.maximum(decibels, decibels.max() - 80)
+
+
+def draw_spectrogram(axes: Any, path: str, title: str, **font: Any) -> Any:
+    """Draw the `spectrogram` of an audio file over seconds and mel channels; return Matplotlib's image."""
+    samples, sample_rate = read_audio(path)
+    energy = spectrogram(samples, sample_rate)
+    axes.set_title(title, parse_math=False, **font)  # a dollar sign is no formula
+    extent = (0, len(samples) / sample_rate, 0, len(energy))
+    return axes.imshow(energy, origin="lower", aspect="auto", cmap="magma", extent=extent)
 
 
 def draw_dmel(tokenizer: DMelTokenizer, ids: Tensor, samples: np.ndarray | None = None) -> Figure:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigmel.features.pictures import spectrogram
-from sigmel.files.audio import read_audio
+from sigmel.features.pictures import draw_spectrogram
 from sigmel.files.pictures import load_pyplot
 from sigmel.routing_study.statistics import Table
 
@@ -68,22 +67,18 @@ def expert_use(report: dict[str, Any]) -> Figure:
     The "phones" of an utterance (see `sigmel.routing_study.phones`) stand in its spectrogram.
     """
     utterance = report["utterance"]
-    samples, sample_rate = read_audio(utterance["audio_filepath"])
     experts = np.array(utterance["experts"])  # (layers, frames)
-    seconds = len(samples) / sample_rate
     pyplot = load_pyplot()
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(10, 3.4 + 0.35 * len(experts)), sharex=True, height_ratios=[1.2, 1], layout="constrained"
     )
-    image = top.imshow(
-        spectrogram(samples, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 64)
-    )
+    image = draw_spectrogram(top, utterance["audio_filepath"], f"“{utterance['text']}”")
+    limits = image.get_extent()[:2]
     for start, end, phone in utterance.get("phones") or ():
         top.axvline(start, color="white", linewidth=0.5, alpha=0.5)
         middle = (start + end) / 2
         top.text(middle, 59, phone, color="white", ha="center", fontsize=8, clip_on=True, parse_math=False)
     top.set(ylabel="mel channel")
-    top.set_title(f"“{utterance['text']}”", parse_math=False)  # a dollar sign is no formula
     figure.colorbar(image, ax=top, label="energy (dB)")
     count = max(len(layer["load"]) for layer in report["layers"])
     colours = pyplot.get_cmap("tab20" if count > 10 else "tab10", max(count, 2))
@@ -96,7 +91,7 @@ def expert_use(report: dict[str, Any]) -> Figure:
         vmax=colours.N - 0.5,
         extent=(0, experts.shape[1] * utterance["frame_seconds"], len(experts) + 0.5, 0.5),
     )
-    bottom.set(xlabel="time (s)", ylabel="layer", yticks=range(1, len(experts) + 1), xlim=(0, seconds))
+    bottom.set(xlabel="time (s)", ylabel="layer", yticks=range(1, len(experts) + 1), xlim=limits)
     figure.colorbar(image, ax=bottom, label="expert", ticks=range(count))
     return figure
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigmel.errors import SigmelError
-from sigmel.features.pictures import spectrogram
-from sigmel.files.audio import read_audio
+from sigmel.features.pictures import draw_spectrogram
 from sigmel.files.pictures import load_pyplot
 
 if TYPE_CHECKING:
@@ -66,16 +65,7 @@ def heard_together(rows: dict[str, dict[str, dict[str, Any]]], count: int = 3) -
     )
     for (line, column), axes in np.ndenumerate(grid):
         name, row = sets[column], rows[sets[column]][texts[line]]
-        samples, rate = read_audio(row["audio_filepath"])
-        seconds = len(samples) / rate
-        axes.imshow(
-            spectrogram(samples, rate),
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            extent=(0, seconds, 0, rate / 2000),
-        )
-        axes.set_title(f"{name}: “{row['text']}”", fontsize=9, parse_math=False)
+        draw_spectrogram(axes, row["audio_filepath"], f"{name}: “{row['text']}”", fontsize=9)
         axes.set(yticks=[])
         axes.locator_params(axis="x", nbins=4)
     for axes in grid[-1]:
