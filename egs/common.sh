@@ -87,7 +87,7 @@ model_options() {
   setting stop_stage "$1" "[1-$1]"
   setting python '' '.*'
   setting print '' '|data|exp|model'
-  setting host nemo "$(basename -a conf/*/ | paste -sd '|')"
+  setting host nemo "$(basename -a conf/*/ | paste -sd '|' -)"
   setting size "$2" '.+'
   setting routing "$3" 'dense|switch|omni|path:[1-9][0-9]*'
   setting seed 1 '[0-9]+'
