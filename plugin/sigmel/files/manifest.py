@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,10 @@ class Utterance:
         if clash:
             raise SigmelError(f"utterance {self.id!r}: extra repeats {', '.join(clash)}")
 
+    def within(self, folder: str | os.PathLike[str]) -> Utterance:
+        """The utterance with an absolute path; a relative path is taken from a folder."""
+        return replace(self, audio_filepath=str(Path(folder).resolve() / self.audio_filepath))
+
     def to_row(self) -> dict[str, Any]:
         """The row of a manifest."""
         return {name: getattr(self, name) for name in _FIELDS} | self.extra
@@ -99,8 +103,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ManifestError: see `read_manifest`; or the manifest holds no utterance.
     """
-    folder = Path(path).parent.resolve()
-    rows = [u.to_row() | {"audio_filepath": str(folder / u.audio_filepath)} for u in read_manifest(path)]
+    rows = [utterance.within(Path(path).parent).to_row() for utterance in read_manifest(path)]
     if not rows:
         raise ManifestError(f"{path}: holds no utterance")
     return rows

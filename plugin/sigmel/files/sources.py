@@ -26,10 +26,7 @@ def read_source(source: Path) -> list[Utterance]:
     if source.is_dir():
         found = [_of_file(path, path.relative_to(source)) for path in sorted(source.rglob("*")) if _is_audio(path)]
     elif source.suffix == ".jsonl":
-        folder = source.parent.resolve()
-        found = [
-            Utterance(**{**vars(u), "audio_filepath": str(folder / u.audio_filepath)}) for u in read_manifest(source)
-        ]
+        found = [utterance.within(source.parent) for utterance in read_manifest(source)]
     elif source.suffix == ".scp":
         found = list(_of_list(source))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def trainable(
         SigmelError: the tokenizer cannot spell a text, whose utterance is named, or no utterance is left.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
-    utterances = list(read_manifest(manifest))
+    utterances = [utterance.within(manifest.parent) for utterance in read_manifest(manifest)]
     for utterance in utterances:
         if missing := uncovered(tokenizer, utterance.text):
             raise SigmelError(
@@ -50,11 +50,10 @@ def trainable(
 
     kept, skipped = [], []
     for utterance in utterances:
-        path = str(manifest.parent.resolve() / utterance.audio_filepath)
-        if fault := _fault(path, utterance.text, tokenizer.encode(utterance.text), frame_duration):
+        if fault := _fault(utterance, tokenizer.encode(utterance.text), frame_duration):
             skipped.append(Skipped(utterance, fault))
         else:
-            kept.append(replace(utterance, audio_filepath=path))
+            kept.append(utterance)
     if not kept:
         why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
         raise SigmelError(f"{manifest}: no utterance to learn from{why}")
@@ -64,12 +63,12 @@ def trainable(
     return kept, skipped
 
 
-def _fault(path: str, text: str, tokens: Sequence[int], frame_duration: float) -> str | None:
+def _fault(utterance: Utterance, tokens: Sequence[int], frame_duration: float) -> str | None:
     """Why CTC cannot learn from an utterance; None if it can."""
-    if not text.strip():
+    if not utterance.text.strip():
         return "empty transcript"
     try:
-        samples, rate = read_audio(path)
+        samples, rate = read_audio(utterance.audio_filepath)
     except AudioError as error:
         return str(error)
     if fault := check_audio(samples, rate):
