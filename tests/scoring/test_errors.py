@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sigmel.cli import main
 from sigmel.errors import SigmelError
-from sigmel.scoring.errors import error_rate, pair_up, result_row, score
+from sigmel.scoring.errors import error_rate, result_row, score
 from sigmel.scoring.results import MEASURED, read_results
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)
@@ -49,12 +49,6 @@ def test_an_empty_reference_counts_with_its_insertions():
         error_rate([[], []], [["a"], []])
     with pytest.raises(SigmelError, match="1 references, but 2"):
         error_rate([["a"]], [["a"], []])
-
-
-def test_ids_that_do_not_match_are_reported():
-    assert pair_up({"x": "one", "y": "two"}, {"y": "2"}) == (["", "2"], ["x"])
-    with pytest.raises(SigmelError, match="1 hypotheses belong to no reference: z"):
-        pair_up({"x": "one"}, {"z": "2"})
 
 
 def test_files_for_readers(tmp_path):
@@ -121,6 +115,10 @@ def test_the_command_takes_references_from_a_manifest(decoded, capsys):
     output = capsys.readouterr().out
     assert "1 utterances have no hypothesis and count as deleted: z" in output
     assert "WER 100.00 %" in output
+    (decoded / "ref.jsonl").write_text('{"id": "x", "text": "a b"}\n')
+    command[3] = f"{decoded}/again"
+    assert main([*command, "--reference", f"{decoded}/ref.jsonl"]) == 2
+    assert "test.jsonl: 1 hypotheses belong to no reference: y" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
-from sigmel.scoring.errors import pair_up, read_utterances, result_row, score
+from sigmel.scoring.errors import read_utterances, result_row, score
 from sigmel.scoring.results import MEASURED, add_rows, environment
 
 
@@ -89,13 +89,19 @@ def _tags(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_references(rows: list[dict[str, Any]], manifest: Path, file: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest with the hypotheses of decoded rows; prints which utterances have no hypothesis."""
-    references = read_utterances(manifest, ["text"])
+    """The rows of a manifest with the hypotheses of decoded rows; prints which utterances have no hypothesis.
+
+    Raises:
+        SigmelError: a hypothesis has an id that no reference has.
+    """
+    references = {row["id"]: row for row in read_utterances(manifest, ["text"])}
     hypotheses = {row["id"]: row["pred_text"] for row in rows}
-    texts, missing = pair_up({row["id"]: row["text"] for row in references}, hypotheses)
-    if missing:
+    if strangers := sorted(set(hypotheses) - set(references)):
+        some = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+        raise SigmelError(f"{file}: {len(strangers)} hypotheses belong to no reference: {some}")
+    if missing := [name for name in references if name not in hypotheses]:
         print(f"{file}: {len(missing)} utterances have no hypothesis and count as deleted: {', '.join(missing[:5])}")
-    return [row | {"pred_text": text} for row, text in zip(references, texts, strict=True)]
+    return [row | {"pred_text": hypotheses.get(name, "")} for name, row in references.items()]
 
 
 def _facts(path: Path | None) -> dict[str, Any]:

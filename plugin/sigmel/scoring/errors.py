@@ -78,24 +78,6 @@ def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequenc
     )
 
 
-def pair_up(references: dict[str, str], hypotheses: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Find the hypothesis of each reference, both given by id.
-
-    Returns:
-        The hypotheses in the order of the references, and the ids without a hypothesis, for which they hold "".
-
-    Raises:
-        SigmelError: a hypothesis has an id that no reference has.
-    """
-    if strangers := sorted(set(hypotheses) - set(references)):
-        raise SigmelError(
-            f"{len(strangers)} hypotheses belong to no reference: {', '.join(strangers[:5])}"
-            + (", ..." if len(strangers) > 5 else "")
-        )
-    missing = [key for key in references if key not in hypotheses]
-    return [hypotheses.get(key, "") for key in references], missing
-
-
 def score(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[ErrorRate, ErrorRate]:
     """Score decoded utterances, and write what readers look at.
 
