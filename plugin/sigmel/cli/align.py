@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Align a manifest."""
+    """Align a manifest; 1 if utterances could not be aligned."""
     from tqdm import tqdm
 
     from sigmel.hosts.nemo.ctc import CTCModel
@@ -53,4 +53,4 @@ def run(args: argparse.Namespace) -> int:
         for file, lines in (("words.ctm", ctm["words"]), ("tokens.ctm", ctm["tokens"]), ("skipped.jsonl", skipped)):
             (folder / file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{args.output}: {len(rows) - len(skipped)} utterances aligned, {len(skipped)} skipped")
-    return 0
+    return 1 if skipped else 0

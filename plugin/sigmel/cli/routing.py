@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; whatever is missing or wrong is said before the long work."""
+    """Write the report; 1 if audio could not be used. Whatever is missing or wrong is said before the long work."""
     _check(args)
     load_pyplot()
     rows = read_rows(args.manifest)[: args.utterances]
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         write_report(folder, title, summary, tables, figures, routed.skipped)
     note = f", {len(routed.skipped)} without usable audio (see skipped.jsonl)" if routed.skipped else ""
     print(f"{args.output / 'index.html'}: {summary['utterances']} utterances, {summary['frames']} frames{note}")
-    return 0
+    return 1 if routed.skipped else 0
 
 
 def load(path: Path) -> RoutedRecogniser:
