@@ -127,3 +127,12 @@ def test_a_host_does_not_import_the_other():
                 assert not any(
                     found.startswith((f"sigmel.hosts.{other}", f"sigmel.recipes.{other}")) for found in imports(name)
                 ), name
+
+
+def test_every_file_can_be_read_in_one_go():
+    root = PACKAGE.parents[1]
+    suffixes = {".py", ".sh", ".cpp", ".h", ".yaml"}
+    files = [path for room in ("plugin", "egs", "benchmarks", ".ci", "tests") for path in (root / room).rglob("*.*")]
+    lengths = {path: len(path.read_text().splitlines()) for path in files if path.suffix in suffixes}
+    assert lengths
+    assert not {str(path): length for path, length in lengths.items() if length > 450}
