@@ -1,7 +1,7 @@
-# make demo    a recogniser trained and scored on this machine
-# make test    all checks and tests
-# make test-k2 the tests that need real k2, in an environment of its own with Python 3.10
-# make venv    only the environment; make espnet, those with ESPnet 202511 and 202611; make lint, make clean
+# make demo     a recogniser trained and scored on this machine
+# make test     all checks and tests but those of test-k2; make lint, the checks only
+# make test-k2  the tests that need real k2, in an environment of its own with Python 3.10
+# make venv     the environment only; make espnet, the environments with ESPnet 202511 and 202611; make clean
 #
 # Needs Python 3.10 to 3.13 and nothing else: no root, no network beyond the package index.
 
@@ -18,7 +18,7 @@ ESPNET3 ?= .venv-espnet3
 ESPNET_EXTRAS ?= espeak,plot,score,recipes,test
 
 K2 ?= .venv-k2
-# The one that k2 has a wheel for; pyenv has it without having it in PATH.
+# The version of Python that k2 has a wheel for. pyenv may have it, but not in PATH.
 K2_PYTHON ?= $(shell python3.10 -c 0 2>/dev/null && echo python3.10 \
                || ls "$$(pyenv root 2>/dev/null)"/versions/3.10.*/bin/python3.10 2>/dev/null | tail -1)
 
@@ -35,11 +35,11 @@ test: lint espnet
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup --ignore tests/hosts/espnet
 	$(MAKE) --jobs $(JOBS) --output-sync=target test-$(ESPNET) test-$(ESPNET3)
 
-# A host's tests share what is slow to make, so each suite is one process, and the suites run side by side.
+# The tests of a host share what is slow to make, so each suite is one process, and the suites run side by side.
 test-$(ESPNET) test-$(ESPNET3): test-%: %/installed
 	$*/bin/pytest tests/hosts/espnet
 
-# Fails where k2 cannot be imported: nothing here is skipped for want of it.
+# Fails where k2 cannot be imported: no test here is skipped for want of k2.
 test-k2: $(K2)/installed
 	SIGMEL_K2=1 $(K2)/bin/pytest tests/decoding/k2
 
@@ -52,20 +52,16 @@ venv: $(STAMP)
 
 espnet: $(ESPNET)/installed $(ESPNET3)/installed
 
-$(STAMP): setup.cfg pyproject.toml .ci/venv.py
-	$(PYTHON) .ci/venv.py $(VENV) '$(TORCH)' $(EXTRAS)
-	touch $@
-
-$(ESPNET)/installed: setup.cfg pyproject.toml .ci/venv.py $(wildcard patches/*/*)
-	$(PYTHON) .ci/venv.py $(ESPNET) '$(TORCH)' $(ESPNET_EXTRAS) espnet-202511
-	touch $@
-
-$(ESPNET3)/installed: setup.cfg pyproject.toml .ci/venv.py $(wildcard patches/*/*)
-	$(PYTHON) .ci/venv.py $(ESPNET3) '$(TORCH)' $(ESPNET_EXTRAS) espnet-202611
+$(STAMP): INSTALLS = $(EXTRAS)
+$(ESPNET)/installed: INSTALLS = $(ESPNET_EXTRAS) espnet-202511
+$(ESPNET3)/installed: INSTALLS = $(ESPNET_EXTRAS) espnet-202611
+$(ESPNET)/installed $(ESPNET3)/installed: $(wildcard patches/*/*)
+$(STAMP) $(ESPNET)/installed $(ESPNET3)/installed: setup.cfg pyproject.toml .ci/venv.py
+	$(PYTHON) .ci/venv.py $(@D) '$(TORCH)' $(INSTALLS)
 	touch $@
 
 $(K2)/installed: .ci/k2_venv.py .ci/venv.py
-	$(or $(K2_PYTHON),$(error k2 needs Python 3.10: make K2_PYTHON=/path/to/python3.10 test-k2)) .ci/k2_venv.py $(K2)
+	$(or $(K2_PYTHON),$(error k2 needs Python 3.10: make K2_PYTHON=/path/to/python3.10 test-k2)) .ci/k2_venv.py $(@D)
 	touch $@
 
 clean:

@@ -6,9 +6,10 @@ root, and honours the user's own pip configuration. Running it again mends what 
 
 The one thing pip cannot be told in a requirement: PyPI's torch for Linux brings gigabytes of CUDA, and its CPU build
 is on another index. So on Linux without an NVIDIA GPU that index is offered to pip beside the user's own; pip prefers
-its +cpu version. Where the index cannot be reached, pip would wait for minutes, so it is tried first.
+its +cpu version. Where the index cannot be reached, pip would wait for minutes, so the index is tried first.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -30,16 +31,11 @@ def main(venv, torch, extras, host=None):
         sys.exit(
             f"error: {sys.executable} is Python {VERSION}; sigmel needs 3.10 to 3.13 (make PYTHON=python3.12 venv)"
         )
-    python = os.path.join(venv, "bin", "python")
-    make_venv(venv, python)
-
-    def pip(*arguments):
-        subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
-
+    python = make_venv(venv)
     gpu = has_gpu()
     print(f"installing {torch} (some minutes)", flush=True)
     builds = [] if gpu else cpu_index()
-    pip("install", "--quiet", torch, "numpy", *builds)
+    install(python, torch, "numpy", *builds)
     version, cuda = output(python, "-c", "import torch; print(torch.__version__, torch.version.cuda)").split()
     if cuda != "None" and not gpu:
         print(
@@ -52,17 +48,17 @@ def main(venv, torch, extras, host=None):
         file.write(f"torch=={version}\n")
     if host:
         print(f"installing {host} as patches/{host} says (some minutes)", flush=True)
-        wanted = os.path.join("patches", host, "requirements.txt")
-        pip("install", "--quiet", "--constraint", constraints, "--requirement", wanted)
-        wheels = os.path.join("patches", host, "without-deps.txt")
-        pip("install", "--quiet", "--no-deps", "--ignore-requires-python", "--requirement", wheels, *builds)
-        subprocess.run([python, os.path.join("patches", "torchaudio-cpu", "apply.py")], check=True)
+        requirements, wheels = (f"patches/{host}/{name}.txt" for name in ("requirements", "without-deps"))
+        install(python, "--constraint", constraints, "--requirement", requirements)
+        install(python, "--no-deps", "--ignore-requires-python", "--requirement", wheels, *builds)
+        subprocess.run([python, "patches/torchaudio-cpu/apply.py"], check=True)
     print(f"installing sigmel[{extras}] beside torch {version} (some minutes)", flush=True)
-    pip("install", "--quiet", "--constraint", constraints, "--editable", f".[{extras}]")
+    install(python, "--constraint", constraints, "--editable", f".[{extras}]")
 
 
-def make_venv(venv, python):
-    """Leaves a virtual environment with pip in it, of this Python."""
+def make_venv(venv):
+    """Leaves a virtual environment with pip in it, of this Python; returns the path of its Python."""
+    python = os.path.join(venv, "bin", "python")
     if os.path.exists(python):
         found = output(python, "-c", "import platform; print(platform.python_version())").strip()
         if found.split(".")[:2] != VERSION.split(".")[:2]:
@@ -71,28 +67,42 @@ def make_venv(venv, python):
                 "remove it, or name another (make VENV=.venv-other venv)"
             )
         if subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL).returncode == 0:
-            return
+            return python
     print(f"making {venv} with Python {VERSION}", flush=True)
-    # Debian and Ubuntu keep ensurepip in a package that only root can install.
+    # Debian and Ubuntu keep ensurepip in a package that only root can install. The wheel of pip can run from itself.
     own_pip = importlib.util.find_spec("ensurepip") is not None
     subprocess.run([sys.executable, "-m", "venv", *([] if own_pip else ["--without-pip"]), venv], check=True)
     if not own_pip:
-        bootstrap_pip(python)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pip = wheel("pip", r"[\d.]+-py3-none-any", folder)
+            subprocess.run([python, os.path.join(pip, "pip"), "install", "--quiet", pip], check=True)
+    install(python, "--upgrade", "pip")
+    return python
 
 
-def bootstrap_pip(python):
-    """Installs pip with the wheel of pip, which can run from itself."""
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
-    links = re.findall(r'href="([^"]*/pip-([\d.]+)-py3-none-any\.whl)[#"]', fetch(index, 60).decode())
-    if not links:
-        sys.exit(f"error: this Python has no ensurepip, and {index} lists no wheel of pip")
-    link, _ = max(links, key=lambda link: [int(part) for part in link[1].split(".")])
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = os.path.join(folder, link.rsplit("/", 1)[1])
-        with open(wheel, "wb") as file:
-            file.write(fetch(urllib.parse.urljoin(index, link), 60))
-        subprocess.run([python, os.path.join(wheel, "pip"), "install", "--quiet", wheel], check=True)
+def install(python, *arguments):
+    command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *arguments]
+    subprocess.run(command, check=True)
+
+
+def wheel(project, pattern, folder):
+    """Downloads the newest wheel of a project, whose version and tags match a pattern, and returns its path.
+
+    The package index lists a wheel with a checksum, as in `href="https://.../pip-26.0-py3-none-any.whl#sha256=..."`.
+    """
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + f"/{project}/"
+    link = rf'href="([^"#]*/({project}-{pattern}\.whl))(?:#(\w+)=(\w+))?"'
+    found = re.findall(link, fetch(index, 60).decode())
+    if not found:
+        sys.exit(f"error: {index} lists no wheel {project}-{pattern}.whl")
+    url, name, algorithm, expected = max(found, key=lambda link: [int(n) for n in link[1].split("-")[1].split(".")])
+    content = fetch(urllib.parse.urljoin(index, url), 600)
+    if algorithm and hashlib.new(algorithm, content).hexdigest() != expected:
+        sys.exit(f"error: {name} is not the file that {index} lists: its {algorithm} is another")
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        file.write(content)
+    return path
 
 
 def has_gpu():
@@ -129,10 +139,17 @@ def fetch(url, timeout):
         return answer.read()
 
 
-if __name__ == "__main__":
+def run(work):
+    """Does the work with the arguments of the command line; an error is one line."""
     try:
-        main(*sys.argv[1:])
+        work(*sys.argv[1:])
     except subprocess.CalledProcessError as error:
-        sys.exit(f"error: {' '.join(error.cmd)} failed; `make venv` tries again")
+        sys.exit(f"error: {' '.join(error.cmd)} failed; the same `make` tries again")
+    except OSError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,5 +1,6 @@
 """What .ci/venv.py decides before it installs anything; the installation itself is `make venv`."""
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -69,8 +70,49 @@ def test_an_environment_of_another_python_is_kept_and_reported(venv, monkeypatch
     python.symlink_to(sys.executable)
     monkeypatch.setattr(venv, "VERSION", "3.99.1")
     with pytest.raises(SystemExit, match=r"is of Python 3\.1.*not 3\.99\.1"):
-        venv.make_venv(str(tmp_path), str(python))
+        venv.make_venv(str(tmp_path))
     assert python.exists()
+
+
+@pytest.fixture
+def index(venv, monkeypatch):
+    """A package index that lists three wheels of pip, the newest in the middle, each with the checksum of its text."""
+
+    def make(newest=b"pip 26.0"):
+        files = {"25.10": b"pip 25.10", "26.0": b"pip 26.0", "26.0rc1": b"no release", "9.0.3": b"pip 9.0.3"}
+        names = {version: f"pip-{version}-py3-none-any.whl" for version in files}
+        links = [
+            f'<a href="../files/{name}#sha256={hashlib.sha256(files[version]).hexdigest()}">{name}</a>'
+            for version, name in names.items()
+        ]
+        answers = {"https://example.org/simple/pip/": "\n".join(links).encode()}
+        answers |= {f"https://example.org/simple/files/{names[version]}": files[version] for version in files}
+        answers[f"https://example.org/simple/files/{names['26.0']}"] = newest
+        monkeypatch.setenv("PIP_INDEX_URL", "https://example.org/simple/")
+        monkeypatch.setattr(venv, "fetch", lambda url, timeout: answers[url])
+
+    return make
+
+
+def test_the_newest_wheel_is_downloaded(venv, index, tmp_path):
+    index()
+    path = Path(venv.wheel("pip", r"[\d.]+-py3-none-any", str(tmp_path)))
+    assert (path.name, path.read_bytes()) == ("pip-26.0-py3-none-any.whl", b"pip 26.0")
+
+
+def test_a_wheel_that_is_not_the_listed_one_is_refused(venv, index, tmp_path):
+    index(newest=b"pip 26.0, changed on the way")
+    with pytest.raises(
+        SystemExit, match=r"pip-26\.0-py3-none-any\.whl is not the file .* lists: its sha256 is another"
+    ):
+        venv.wheel("pip", r"[\d.]+-py3-none-any", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wheel_that_is_not_listed_is_named(venv, index, tmp_path):
+    index()
+    with pytest.raises(SystemExit, match=r"https://example\.org/simple/pip/ lists no wheel pip-1\.0"):
+        venv.wheel("pip", "1.0", str(tmp_path))
 
 
 def test_ci_runs_make_test_from_anywhere(tmp_path):
