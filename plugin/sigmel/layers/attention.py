@@ -185,7 +185,7 @@ class SigmoidAttention(MultiHeadAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, table: Tensor | None) -> Tensor:
         """See `MultiHeadAttention`."""
         if isinstance(self.positions, Relative):
-            return self._attend_dense(q, k, v, visible.mask(), table, self._bias(visible.lengths))
+            return self.attend_masked(q, k, v, visible.mask(), table, visible.lengths)
         return sigmoid_attention(
             q,
             k,
@@ -198,9 +198,17 @@ class SigmoidAttention(MultiHeadAttention):
             key_lengths=visible.lengths,
         )
 
-    def attend_masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None) -> Tensor:
-        """See `MultiHeadAttention`."""
-        return self._attend_dense(q, k, v, mask, table, self._bias(None))
+    def attend_masked(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """See `MultiHeadAttention`; `lengths` (B,) are those of whole utterances, None in a step."""
+        q, by_position = self.positions.scores(q, table)
+        bias = self._bias(lengths)
+        scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
+        scores = scores + (bias[..., None, None] if isinstance(bias, Tensor) else bias)
+        if by_position is not None:
+            scores = scores + by_position
+        return torch.where(mask, torch.sigmoid(scores), 0.0).to(v.dtype) @ v
 
     def _bias(self, lengths: Tensor | None) -> float | Tensor:
         """The bias of all utterances, or (B, 1) of each."""
@@ -210,14 +218,3 @@ class SigmoidAttention(MultiHeadAttention):
             return -math.log(self.keys)
         assert lengths is not None  # only chunked encoders stream
         return -lengths.clamp(min=1).float().log()[:, None]
-
-    def _attend_dense(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, table: Tensor | None, bias: float | Tensor
-    ) -> Tensor:
-        """Attention with a matrix of weights, for relative positions and for the few queries of a step."""
-        q, by_position = self.positions.scores(q, table)
-        scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
-        scores = scores + (bias[..., None, None] if isinstance(bias, Tensor) else bias)
-        if by_position is not None:
-            scores = scores + by_position
-        return torch.where(mask, torch.sigmoid(scores), 0.0).to(v.dtype) @ v

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sigmel.layers.attention import AttentionState, MultiHeadAttention
@@ -25,18 +24,6 @@ class BlockState:
 
     attention: AttentionState
     convolution: Tensor
-
-    def rows(self, index: Tensor) -> BlockState:
-        """The state of these (N,) members of the batch, each of which may come several times."""
-        attention = AttentionState(self.attention.keys[index], self.attention.values[index])
-        return BlockState(attention, self.convolution[index])
-
-    @staticmethod
-    def joined(states: list[BlockState]) -> BlockState:
-        """One state of several batches, whose pasts are equally long."""
-        keys = torch.cat([state.attention.keys for state in states])
-        values = torch.cat([state.attention.values for state in states])
-        return BlockState(AttentionState(keys, values), torch.cat([state.convolution for state in states]))
 
 
 class BlockOutput(NamedTuple):

@@ -17,7 +17,7 @@ from sigmel.layers.dmel import DMelEmbedding, DMelHeads
 from sigmel.layers.masks import Visible, masked_spans
 from sigmel.layers.routing import Routing
 from sigmel.models.sampling import sample
-from sigmel.models.sequence import SPEAKER, SPEECH, TEXT, Part, Sequence, join
+from sigmel.models.sequence import PADDING, SPEAKER, SPEECH, TEXT, Part, Sequence, join
 from sigmel.models.stack import RoutedStack, StackOptions
 from sigmel.options import check_positive, flat_options, split_options
 
@@ -52,18 +52,6 @@ class LMState:
 
     blocks: list[BlockState]
     exists: Tensor
-
-    def rows(self, index: Tensor) -> LMState:
-        """The state of these (N,) members of the batch, each of which may come several times."""
-        return LMState([block.rows(index) for block in self.blocks], self.exists[index])
-
-    @staticmethod
-    def joined(states: list[LMState]) -> LMState:
-        """One state of several batches, whose pasts are equally long."""
-        blocks = zip(*(state.blocks for state in states), strict=True)
-        return LMState(
-            [BlockState.joined(list(of_layer)) for of_layer in blocks], torch.cat([state.exists for state in states])
-        )
 
 
 @flat_options(StackOptions, Routing)
@@ -149,7 +137,8 @@ class DMelLM(RoutedStack):
             text: (B, U) int64 tokens from 0 on; text_lengths: (B,).
             learn_speech: predict the speech as well, as a language model does. Default: False.
         """
-        return self._join([self._speech(speech, speech_lengths, learn_speech), self._text(text, text_lengths, True)])
+        parts = [self._speech(speech, speech_lengths, learn_speech), self._text(text, text_lengths, True)]
+        return join(parts, self.channels, self.speaker_size)
 
     def synthesis(
         self,
@@ -169,10 +158,7 @@ class DMelLM(RoutedStack):
             SigmelError: speakers that are missing, not asked for, or of another size.
         """
         parts = [self._text(text, text_lengths, False), self._speech(speech, speech_lengths, True)]
-        return self._join([*self._speaker(speakers), *parts])
-
-    def _join(self, parts: list[Part]) -> Sequence:
-        return join(parts, self.channels, self.speaker_size)
+        return join([*self._speaker(speakers), *parts], self.channels, self.speaker_size)
 
     def _text(self, text: Tensor, lengths: Tensor, learned: bool, ends: bool = True) -> Part:
         """Text with the token that begins it and, if it ends, the token that ends it."""
@@ -275,7 +261,7 @@ class DMelLM(RoutedStack):
         """The vectors (B, D) after speech, from which the first text tokens are predicted, and the state there."""
         empty = torch.zeros(len(speech), 0, dtype=torch.int64, device=speech.device)
         begin = self._text(empty, torch.zeros_like(lengths), False, ends=False)
-        return self._prefill(self._join([self._speech(speech, lengths, False), begin]))
+        return self._prefill([self._speech(speech, lengths, False), begin])
 
     def write(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """The vectors (B, D) after these (B,) tokens, which are numbered from `TEXT_SPECIAL`, and the state there."""
@@ -320,7 +306,7 @@ class DMelLM(RoutedStack):
         """
         empty = torch.zeros(len(text), 0, self.channels, dtype=torch.uint8, device=text.device)
         parts = [self._text(text, lengths, False), self._speech(empty, torch.zeros_like(lengths), False, ends=False)]
-        hidden, state = self._prefill(self._join([*self._speaker(speakers), *parts]))
+        hidden, state = self._prefill([*self._speaker(speakers), *parts])
         going_on = torch.ones(len(text), dtype=torch.bool, device=text.device)
         for number in range(max_frames):
             logits = self.speech_heads(hidden).float()  # (B, C, V)
@@ -343,16 +329,12 @@ class DMelLM(RoutedStack):
         probability = (logits / temperature).softmax(-1)[..., self.eos_id].mean(-1)
         return torch.rand(len(logits), device=logits.device, generator=generator) < probability
 
-    def _prefill(self, prompt: Sequence) -> tuple[Tensor, LMState]:
-        """The vectors (B, D) of the last positions; prompts are moved to the right, so that all end together."""
-        x, lengths = self._embed(prompt), prompt.lengths
-        longest = x.shape[1]
-        position = torch.arange(longest, device=x.device)
-        shifted = position - (longest - lengths)[:, None]  # (B, L), negative at padding
-        x = x.gather(1, shifted.clamp(min=0)[..., None].expand_as(x))
-        exists = shifted >= 0
-        state = LMState([block.initial_state(len(x), None) for block, _ in self.layers()], exists[:, :0])
-        return self._step(x, exists, state)
+    def _prefill(self, parts: list[Part]) -> tuple[Tensor, LMState]:
+        """The vectors (B, D) of the last positions of prompts, which all end together."""
+        prompt = join(parts, self.channels, self.speaker_size, padding_first=True)
+        exists = prompt.kinds != PADDING
+        state = LMState([block.initial_state(len(exists), None) for block, _ in self.layers()], exists[:, :0])
+        return self._step(self._embed(prompt), exists, state)
 
     def _next(self, x: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """The vectors (B, D) after one position (B, D) more."""

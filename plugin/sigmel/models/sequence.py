@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """A batch of sequences, each with its padding at its end.
+    """A batch of sequences, each with its padding at its end, or before it.
 
     Attributes:
         kinds: (B, L) int64.
@@ -52,19 +52,22 @@ class Sequence(NamedTuple):
         return (self.kinds != PADDING).sum(1)
 
 
-def join(parts: Parts[Part], channels: int, speaker_size: int) -> Sequence:
+def join(parts: Parts[Part], channels: int, speaker_size: int, padding_first: bool = False) -> Sequence:
     """Put parts one after the other; an utterance has no gap where a part is shorter than the longest of the batch.
 
     Args:
         parts: at least one part.
         channels: C, also for sequences without frames.
         speaker_size: S, also for sequences without vectors of speakers.
+        padding_first: let all sequences end together. Default: False, all begin together.
     """
     exists = [valid_frames(part.lengths, part.values.shape[1]) for part in parts]  # (B, T) of each part
     kinds = torch.cat([here * part.kind for part, here in zip(parts, exists, strict=True)], dim=1)
     learned = torch.cat([here & part.learned for part, here in zip(parts, exists, strict=True)], dim=1)
     gaps = kinds == PADDING
-    order = gaps.int().argsort(dim=1, stable=True)[:, : int((~gaps).sum(1).max())]  # gaps go to the end
+    longest = int((~gaps).sum(1).max())
+    order = gaps.int().argsort(dim=1, stable=True, descending=padding_first)  # gaps go to the end, or to the beginning
+    order = order[:, order.shape[1] - longest :] if padding_first else order[:, :longest]
     empty = {
         TEXT: gaps.new_zeros(len(gaps), 0, dtype=torch.int64),
         SPEECH: gaps.new_zeros(len(gaps), 0, channels, dtype=torch.uint8),

@@ -17,6 +17,7 @@ from sigmel.errors import SigmelError
 from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.layers.masks import valid_frames
+from sigmel.layers.state import map_state
 from sigmel.models.lm import TEXT_EOS, TEXT_SPECIAL, DMelLM, LMState
 from sigmel.options import flat_options
 
@@ -113,11 +114,11 @@ class RichASR(AbsDecoder, BatchScorerInterface):
         """`score` for hypotheses that are equally long: (B, vocab_size), and B states."""
         known = [state for state in states if state is not None]
         if known:
-            hidden, state = self.lm.write(ys[:, -1] + TEXT_SPECIAL, LMState.joined(known))
+            hidden, state = self.lm.write(ys[:, -1] + TEXT_SPECIAL, map_state(lambda *each: torch.cat(each), *known))
         else:
             hidden, state = self.lm.heard(self._ids(xs), torch.full((len(xs),), xs.shape[1], device=xs.device))
-        each = torch.arange(len(ys), device=ys.device)
-        return self._logits(hidden).float().log_softmax(-1), [state.rows(row) for row in each.split(1)]
+        after = [map_state(lambda x, n=n: x[[n]], state) for n in range(len(ys))]
+        return self._logits(hidden).float().log_softmax(-1), after
 
     def _ids(self, hs_pad: Tensor) -> Tensor:
         return hs_pad.round().to(torch.uint8)

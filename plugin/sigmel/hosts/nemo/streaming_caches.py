@@ -6,8 +6,6 @@ NeMo's own encoder keeps attention in `cache_last_channel` (layers, B, T, D), co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,8 +13,10 @@ from torch import Tensor
 
 from sigmel.errors import SigmelError
 from sigmel.layers.attention import AttentionState
+from sigmel.layers.state import map_state
 
 Caches = tuple[Tensor, Tensor, Tensor]
+LEAVES = AttentionState, Tensor
 
 
 def pack(state: Any) -> Caches:
@@ -30,7 +30,9 @@ def pack(state: Any) -> Caches:
         floating-point tensors in a row, (1, B, N, 1); the count, (B,).
     """
     attention, others, count = [], [], None
-    for leaf in _leaves(state):
+
+    def take(leaf: Any) -> Any:
+        nonlocal count
         if isinstance(leaf, AttentionState):
             keys_and_values = torch.cat([leaf.keys, leaf.values], dim=1)  # (B, 2 * H, L, d)
             attention.append(keys_and_values.transpose(1, 2).flatten(2))
@@ -38,6 +40,8 @@ def pack(state: Any) -> Caches:
             others.append(leaf.flatten(1))
         else:
             count = leaf
+
+    map_state(take, state, leaf=LEAVES)
     if count is None:
         raise SigmelError(f"{type(state).__name__}: a streaming state needs an int64 tensor (B,) that counts frames")
     return torch.stack(attention), torch.cat(others, dim=1)[None, :, :, None], count
@@ -48,27 +52,15 @@ def unpack(caches: Caches, template: Any) -> Any:
     channel, time, count = caches
     attention, others, start = iter(channel), time[0, :, :, 0], 0
 
-    def build(node: Any) -> Any:
+    def give(leaf: Any) -> Any:
         nonlocal start
-        if isinstance(node, AttentionState):
-            heads = node.keys.shape[1]
+        if isinstance(leaf, AttentionState):
+            heads = leaf.keys.shape[1]
             keys_and_values = next(attention).unflatten(2, (2 * heads, -1)).transpose(1, 2)  # (B, 2 * H, L, d)
             return AttentionState(keys_and_values[:, :heads], keys_and_values[:, heads:])
-        if isinstance(node, Tensor) and node.is_floating_point():
-            first, start = start, start + node.numel()
-            return others[:, first:start].unflatten(1, node.shape[1:])
-        if isinstance(node, Tensor):
+        if not leaf.is_floating_point():
             return count
-        if isinstance(node, list):
-            return [build(item) for item in node]
-        return type(node)(**{field.name: build(getattr(node, field.name)) for field in fields(node)})
+        first, start = start, start + leaf.numel()
+        return others[:, first:start].unflatten(1, leaf.shape[1:])
 
-    return build(template)
-
-
-def _leaves(node: Any) -> Iterator[AttentionState | Tensor]:
-    if isinstance(node, (AttentionState, Tensor)):
-        yield node
-    else:
-        for item in node if isinstance(node, list) else [getattr(node, field.name) for field in fields(node)]:
-            yield from _leaves(item)
+    return map_state(give, template, leaf=LEAVES)
