@@ -87,8 +87,10 @@ def test_from_manifests_to_transcripts(folder):
     language = parse_grammar("<x> = low mid | mid low | low;")
     tokens = read_tokens(Path("exp/tokens.txt"), Path("tokenizer/tokenizer.model"))
     build(tokens.names, tokens.blank, tokens.lexicon(language.words), language).save(Path("exp/HLG.npz"))
-    assert main([*decoding, "exp/decode_graph", "--graph", "exp/HLG.npz"]) == 1
-    said = [json.loads(line)["pred_text"] for line in Path("exp/decode_graph/some.jsonl").read_text().splitlines()]
+    assert main([*decoding, "exp/decode_graph", "--graph", "exp/HLG.npz", "--timestamps"]) == 1
+    rows = [json.loads(line) for line in Path("exp/decode_graph/some.jsonl").read_text().splitlines()]
+    said = [row["pred_text"] for row in rows]
+    assert all([word["word"] for word in row.get("words", [])] == row["pred_text"].split() for row in rows)
     assert set(said) <= {"low mid", "mid low", "low", ""}
     assert said.count("") == 1  # the utterance without audio
 
