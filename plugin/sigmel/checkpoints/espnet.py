@@ -70,11 +70,19 @@ def _kind(path: Path) -> str:
     return f"{kind} that can be read"
 
 
+def _config(path: Path) -> bytes:
+    """The configuration of a model."""
+    if path.suffix != ".zip":
+        return (path.parent / "config.yaml").read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(_names(archive.read(META))[0])
+
+
 def read(path: Path) -> Checkpoint:
     """Read an archive, or a `.pth` and the `config.yaml` beside it, see `sigmel.checkpoints`."""
     with reading(path, _kind(path)):
         if path.suffix != ".zip":
-            return Checkpoint.parse((path.parent / "config.yaml").read_bytes(), path.read_bytes(), {})
+            return Checkpoint.parse(_config(path), path.read_bytes(), {})
         with zipfile.ZipFile(path) as archive:
             files = {member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()}
         config, weights = _names(files[META])
@@ -103,8 +111,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
     """Read the CTC recogniser in a model file, see `sigmel.checkpoints`."""
     with reading(path, _kind(path)):
-        checkpoint = read(path)
-        config = checkpoint.config
+        config = yaml.safe_load(_config(path))
         for key, wanted in {"frontend": "log_mel", "normalize": None, "token_type": "bpe"}.items():
             require(key, config.get(key), (wanted,))
         require("encoder", config.get("encoder"), tuple(registry.names("encoder")))
@@ -114,6 +121,7 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
         frontend = dict(config.get("frontend_conf") or {})
         for key in frontend:
             require("a key of frontend_conf", key, ("fs", *FRONTEND))
+        checkpoint = read(path)
         if "ctc.ctc_lo.weight" not in checkpoint.state:
             raise NeedsHost("it was trained without CTC (ctc_weight: 0)")
         sample_rate = parse_sample_rate(frontend.pop("fs", FRONTEND["sample_rate"]))

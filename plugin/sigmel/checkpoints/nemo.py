@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
 from sentencepiece import SentencePieceProcessor
 
 from sigmel.checkpoints.checkpoint import ENCODER, END, FRONTEND, Checkpoint, CTCModel, require
@@ -44,13 +45,20 @@ FIXED |= {"frame_splicing": 1, "exact_pad": False, "mag_power": 2.0, "mel_norm":
 
 def read(path: Path) -> Checkpoint:
     """Read a `.nemo` file, see `sigmel.checkpoints`."""
-    with reading(path, KIND), tarfile.open(path) as archive:  # nothing is unpacked to the disk
-        files = {
-            str(PurePosixPath(member.name)): archive.extractfile(member).read()  # type: ignore[union-attr]
-            for member in archive
-            if member.isfile()
-        }
+    with reading(path, KIND):
+        files = _files(path)
         return Checkpoint.parse(files.pop(CONFIG), files.pop(WEIGHTS), files)
+
+
+def _files(path: Path, names: Collection[str] = ()) -> dict[str, bytes]:
+    """The files in an archive by name, or those of `names`; nothing is unpacked to the disk."""
+    with tarfile.open(path) as archive:
+        members = {str(PurePosixPath(member.name)): member for member in archive if member.isfile()}
+        return {
+            name: archive.extractfile(member).read()  # type: ignore[union-attr]
+            for name, member in members.items()
+            if not names or name in names
+        }
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
@@ -66,8 +74,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
     """Read the CTC recogniser in a `.nemo` file, see `sigmel.checkpoints`."""
     with reading(path, KIND):
-        checkpoint = read(path)
-        config = checkpoint.config
+        config = yaml.safe_load(_files(path, (CONFIG,))[CONFIG])
         target = config.get("target")
         require("target", target, (CTC, HYBRID) if hybrid else (CTC,))
         frontend, encoder = dict(config["preprocessor"]), dict(config["encoder"])
@@ -83,6 +90,7 @@ def read_ctc(path: Path, hybrid: bool = False) -> CTCModel:
         name, options = "omni_router", encoder
         if kind == REGISTERED_ENCODER:
             name, options = encoder["encoder"], encoder.get("conf") or {}
+        checkpoint = read(path)
         prefix, head = "decoder", config["decoder"]
         if target == HYBRID:
             prefix, head = "ctc_decoder", config["aux_ctc"]["decoder"]
