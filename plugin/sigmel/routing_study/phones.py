@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.routing_study.agreement import Labels
 
 # [start, end, label], in seconds and in the order of their starts.
@@ -106,7 +106,9 @@ def _spoken(phones: Phones, times: Tensor, numbers: dict[str, int]) -> Tensor:
 
 def _read_ctm(path: Path) -> dict[str, list[tuple[float, float, str]]]:
     found: dict[str, list[tuple[float, float, str]]] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    with reading(path, "a text file in UTF-8"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         words = line.split(";;")[0].split()
         if not words:
             continue
@@ -120,16 +122,10 @@ def _read_ctm(path: Path) -> dict[str, list[tuple[float, float, str]]]:
 
 def _read_textgrid(path: Path) -> list[tuple[float, float, str]]:
     """The phones of a TextGrid file; an interval without text has no phone."""
-    tiers = re.split(r"^\s*item \[\d+\]:", _text(path), flags=re.MULTILINE)
+    with reading(path, "a text file in UTF-8"):
+        tiers = re.split(r"^\s*item \[\d+\]:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     phones = next((tier for tier in tiers if re.search(r'name = "phones"', tier)), None)
     if phones is None:
         raise SigmelError(f"{path}: has no tier named phones")
     intervals = re.findall(r'xmin = ([\d.e-]+)\s+xmax = ([\d.e-]+)\s+text = "((?:[^"]|"")*)"', phones)
     return [(float(start), float(end), text.strip()) for start, end, text in intervals if text.strip()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SigmelError(f"{path}: not a text file in UTF-8: {error}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.atomic import atomic_dir
 
 TYPES = ("unigram", "bpe", "char", "word")
@@ -84,10 +84,8 @@ def load_tokenizer(path: Path) -> SentencePieceProcessor:
     path = Path(path) / "tokenizer.model" if Path(path).suffix != ".model" else Path(path)
     if not path.is_file():
         raise SigmelError(f"{path}: no such file; train a tokenizer first (sigmel tokenizer)")
-    try:
+    with reading(path, "a SentencePiece model"):
         return SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise SigmelError(f"{path}: not a SentencePiece model") from error
 
 
 def uncovered(processor: SentencePieceProcessor, text: str) -> list[str]:

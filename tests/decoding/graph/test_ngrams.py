@@ -65,7 +65,7 @@ def test_scores_back_off_as_the_format_says(write, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "", "no ARPA file: it has no line"),
+        (lambda text: "", "not an ARPA file: there is no line"),
         (lambda text: text.replace("ngram 1=4", "ngram 1=5"), ":13: .* promises 5 1-grams, but there are 4"),
         (lambda text: text.replace("ngram 2=2", "ngram 2=3"), "promises 3 2-grams, but there are 2"),
         (lambda text: text.replace("ngram 2=2", "ngram 3=2"), ":5: 'ngram 3=2' is not 'ngram 2=<count>'"),
@@ -88,7 +88,7 @@ def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "lm.arpa").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "lm.arpa.gz").write_bytes(b"nothing")
     for name in ("lm.arpa", "lm.arpa.gz"):
-        with pytest.raises(SigmelError, match="no ARPA file"):
+        with pytest.raises(SigmelError, match="not an ARPA file"):
             read_arpa(tmp_path / name)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigmel.decoding.graph.graph import Graph, GraphBuilder
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.atomic import atomic_path
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -120,11 +120,8 @@ def read_arpa(path: Path) -> NGramModel:
             n-grams, or an n-gram whose history is missing; the message has the number of the line.
     """
     opened = gzip.open if Path(path).suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            return _parse(path, enumerate((line.strip() for line in file), 1))
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise SigmelError(f"{path}: no ARPA file ({error})") from error
+    with reading(Path(path), "an ARPA file"), opened(path, "rt", encoding="utf-8") as file:
+        return _parse(path, enumerate((line.strip() for line in file), 1))
 
 
 def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
@@ -133,7 +130,7 @@ def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> NGramModel:
 
     at = 0
     if not any(line == "\\data\\" for _, line in lines):
-        raise SigmelError(f"{path}: no ARPA file: it has no line \\data\\")
+        raise SigmelError(f"{path}: not an ARPA file: there is no line \\data\\")
     counts: list[int] = []
     models: list[dict[NGram, tuple[float, float]]] = []
     for at, line in lines:
