@@ -261,7 +261,7 @@ class DMelTokenizer(Float32Buffers):
         size = max(1, BLOCK * torch.get_num_threads() // max(1, len(lengths)))
         shortest = int(lengths.min()) if len(lengths) else 0
         begin = -(-self._before // self.hop)  # the first frame whose window begins after the beginning
-        last = max(begin, (shortest - self.look_ahead) // self.hop + 1)  # the first one whose window ends too late
+        last = max(begin, (shortest - self.look_ahead) // self.hop + 1)  # the first frame whose window ends too late
         for low, high, inside in ((0, begin, False), (begin, last, True), (last, frames, False)):
             low, high = max(low, first), min(high, frames)
             yield from ((start, min(start + size, high), inside) for start in range(low, high, size))

@@ -149,7 +149,7 @@ def take_routing(
     for feed_forward in feed_forwards:
         if isinstance(feed_forward, RoutedFeedForward) and feed_forward.routed is not None:
             decision, valid = feed_forward.routed
-            feed_forward.routed = None  # else the tensors of this pass would stay alive until the next one
+            feed_forward.routed = None  # else the tensors of this pass would stay alive until the next pass
             decisions.append(decision)
             if training:
                 loss = loss + routing.loss(decision, valid)

@@ -41,7 +41,7 @@ class StackSubsampling(nn.Module):
         return self.linear(whole_groups(x, self.factor).unflatten(1, (-1, self.factor)).flatten(2))
 
     def step(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The same as `forward`, and the state, which is empty."""
+        """The output of `forward`, and the state, which is empty."""
         return self(x), state
 
     def initial_state(self, batch_size: int) -> list[Tensor]:

@@ -212,7 +212,7 @@ class DMelLM(RoutedStack):
     def _learned(hidden: Tensor, sequence: Sequence, kind: int, values: Tensor) -> tuple[Tensor, Tensor]:
         """Of the positions of a kind that are learned: the vectors (N, D) before them, and their values."""
         wanted = sequence.learned & (sequence.kinds == kind)
-        wanted[:, 0] = False  # the first position has none before it
+        wanted[:, 0] = False  # no position stands before the first
         return hidden[:, :-1][wanted[:, 1:]], values[wanted[sequence.kinds == kind]]
 
     def _embed(self, sequence: Sequence) -> Tensor:

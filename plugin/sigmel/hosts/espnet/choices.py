@@ -10,13 +10,15 @@ from typing import Any
 
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.train.class_choices import ClassChoices
 from espnet2.tts.abs_tts import AbsTTS
 
 from sigmel import registry
 from sigmel.errors import SigmelError
-from sigmel.hosts.espnet.conformer import ROUTED_ENCODERS
+from sigmel.hosts.espnet.conformer import OmniRouterConformerEncoder, OmniRouterEBranchformerEncoder
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
 from sigmel.hosts.espnet.encoder import RegisteredEncoder
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
@@ -25,8 +27,15 @@ from sigmel.hosts.espnet.model import SigmelASRModel
 # kind of our registry -> the class that adapts registered classes to ESPnet
 ADAPTERS: dict[str, Any] = {"encoder": RegisteredEncoder, "frontend": RegisteredFrontend}
 
-# ESPnet's type -> name and class, of classes that exist in ESPnet only
-OWN = {AbsEncoder: ("dmel_tokens", DMelTokens), AbsDecoder: ("dmel_lm", RichASR), AbsTTS: ("dmel_lm", RichTTS)}
+# ESPnet's type, or a class of ESPnet's -> name and class of ours for choices that are of this type or have this class
+OWN: dict[type, tuple[str, type]] = {
+    AbsEncoder: ("dmel_tokens", DMelTokens),
+    AbsDecoder: ("dmel_lm", RichASR),
+    AbsTTS: ("dmel_lm", RichTTS),
+    ESPnetASRModel: ("sigmel_asr", SigmelASRModel),
+    ConformerEncoder: (OmniRouterConformerEncoder.options.name, OmniRouterConformerEncoder),
+    EBranchformerEncoder: (OmniRouterEBranchformerEncoder.options.name, OmniRouterEBranchformerEncoder),
+}
 
 
 def extend(task: ModuleType) -> None:
@@ -59,13 +68,9 @@ def contribute(choices: ClassChoices) -> None:
                 warnings.warn(f"sigmel does not offer the {kind} {name!r} to ESPnet: {error}", stacklevel=2)
                 continue
             add(choices, name, adapted)
-    if choices.base_type in OWN:
-        add(choices, *OWN[choices.base_type])
-    for host, cls in ROUTED_ENCODERS.items():
-        if host in choices.classes.values():
-            add(choices, cls.options.name, cls)
-    if ESPnetASRModel in choices.classes.values():
-        add(choices, "sigmel_asr", SigmelASRModel)
+    for theirs, ours in OWN.items():
+        if theirs is choices.base_type or theirs in choices.classes.values():
+            add(choices, *ours)
 
 
 def add(choices: ClassChoices, name: str, cls: type[Any]) -> None:

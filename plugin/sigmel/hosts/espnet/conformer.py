@@ -92,6 +92,3 @@ class OmniRouterEBranchformerEncoder(RoutedEncoderMixin, EBranchformerEncoder):
     """ESPnet's EBranchformerEncoder with routed experts, see `RoutedEncoderMixin`; it needs use_ffn: true."""
 
     options = ROUTED["e_branchformer"]
-
-
-ROUTED_ENCODERS = {ConformerEncoder: OmniRouterConformerEncoder, EBranchformerEncoder: OmniRouterEBranchformerEncoder}

@@ -57,8 +57,9 @@ class ExpertParallel(Callback, Serialization):  # NeMo builds callbacks from YAM
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise SigmelError(f"ExpertParallel: precision {trainer.precision} scales gradients; take bf16-mixed or 32")
         for callback in trainer.callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                _check(callback)
+            for option in ("save_weights_only", "always_save_nemo"):
+                if isinstance(callback, ModelCheckpoint) and getattr(callback, option, False):
+                    raise SigmelError(f"ExpertParallel: {type(callback).__name__} has {option}: true; set it to false")
         device = trainer.strategy.root_device
         parallelize_experts(pl_module.to(device), expert_mesh(device.type, self.size))
         self._while_fitting.enter_context(implicit_replication())  # Lightning clips all gradients in one call
@@ -80,9 +81,3 @@ class ExpertParallel(Callback, Serialization):  # NeMo builds callbacks from YAM
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the context in which the model was fitted."""
         self._while_fitting.close()
-
-
-def _check(callback: ModelCheckpoint) -> None:
-    for option in ("save_weights_only", "always_save_nemo"):
-        if getattr(callback, option, False):
-            raise SigmelError(f"ExpertParallel: {type(callback).__name__} has {option}: true; set it to false")

@@ -202,8 +202,8 @@ def use_graph(
     its place among the paths of the lattice.
 
     Args:
-        model: a CTC model, or a hybrid model, whose CTC branch decodes from now on; its class becomes one of those
-            above.
+        model: a CTC model, or a hybrid model, whose CTC branch decodes from now on; its class becomes one of the
+            classes above.
         graph: the file of the graph; None goes back to the strategies of the model's configuration.
         backend: see `GraphDecoder`.
         search: how widely to search.
