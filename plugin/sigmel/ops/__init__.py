@@ -1,4 +1,4 @@
-"""Custom operators of sigmel: one folder an op, the plain definition beside what is registered with torch."""
+"""Custom operators of sigmel: a folder for each op, with its plain definition, the operator of torch, and kernels."""
 
 from sigmel.ops.dmel.op import dmel_embed, dmel_encode, dmel_encode_spectrum
 from sigmel.ops.experts.op import expert_mlp

@@ -28,7 +28,7 @@ def operator(
     """Register `torch.ops.sigmel.<name>`, whose schema is the signature of its definition, as `flat` spells it.
 
     Args:
-        name: of the operator.
+        name: name of the operator.
         definition: the function of the op's `reference.py`. The kernels have a function of the same name.
         fake: what a trace runs: from the arguments of the definition to tensors of the right shapes, without values.
         check: raises ValueError for values that do not fit. Called with the arguments of the definition inside the
@@ -66,7 +66,7 @@ def flat(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reader(name: str, hint: Any, parameters: list[inspect.Parameter]) -> Callable[[Sequence[Any]], Any]:
-    """What finds an argument of a function in those of its `flat` form, whose `parameters` it adds to."""
+    """A function that reads one argument from the arguments of the `flat` form, whose `parameters` are added to."""
     if hasattr(hint, "_fields"):
         readers = [_reader(*field, parameters) for field in get_type_hints(hint).items()]
         return lambda values: hint._make([read(values) for read in readers])
@@ -96,7 +96,7 @@ def deciding(inputs: Sequence[Any]) -> Tensor:
 
 @functools.cache
 def _kernel(package: str, device: str) -> tuple[ModuleType | None, str]:
-    """The kernel of an op for a device, or why it cannot be imported: the device is another one, Triton is missing."""
+    """The kernel of an op for a device, or why there is no kernel: an unknown device, or Triton is missing."""
     if device not in ("cpu", "cuda"):
         return None, f"there is no kernel for {device}"
     try:

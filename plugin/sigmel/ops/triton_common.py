@@ -1,7 +1,7 @@
 """What the Triton kernels of the ops have in common: arithmetic, groups of rows, tuning, and where kernels run."""
 
 # mypy: allow-untyped-defs
-# The kernels: what Triton takes has no types that mypy knows.
+# mypy has no types for the arguments of Triton kernels.
 
 import functools
 from typing import Any

@@ -1,7 +1,7 @@
-"""dMel in Triton: ids in one pass over spectra, sums of embeddings and their gradients without what is summed."""
+"""dMel in Triton: ids in one pass over spectra; sums of embeddings, and gradients, without a tensor of the terms."""
 
 # mypy: allow-untyped-defs
-# The kernels: what Triton takes has no types that mypy knows.
+# mypy has no types for the arguments of Triton kernels.
 
 from collections.abc import Sequence
 

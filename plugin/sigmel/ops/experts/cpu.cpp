@@ -17,7 +17,7 @@ constexpr int ROWS = 64;  // rows of weights of a task
 
 enum Activation : int64_t { RELU, GELU, SILU };
 
-// What is asked for, as sigmel/ops/experts/cpu.py lays it out. N frames with K choices, D features, E experts with F
+// The arguments of a call, as sigmel/ops/experts/cpu.py lays them out. N frames with K choices, D features, E experts with F
 // hidden features each; D and F are multiples of LANES. If gated, 2 F features go into the activation: its value is the
 // activation of the first F, times the others.
 struct Problem {
@@ -27,7 +27,7 @@ struct Problem {
   const float* gates;     // (N, K)
   const float *w1, *b1, *w2, *b2;
   float* output;  // (N, D)
-  float* before;  // kept for the backward pass: what goes into the activation, by strips; or null
+  float* before;  // kept for the backward pass: the inputs of the activation, by strips; or null
   // Backward only.
   const float* grad;  // (N, D)
   float *grad_x, *grad_gates, *grad_w1, *grad_b1, *grad_w2, *grad_b2;  // shaped as theirs
@@ -133,8 +133,8 @@ inline Activated activate(Vector x) {
   }
 }
 
-// Adds the biases to `rows` rows (rows, STRIP) of products, and to those `other` further on if gated; what comes out of
-// the activation goes to `value`.
+// Adds the biases to `rows` rows (rows, STRIP) of products, and to those `other` further on if gated; writes the
+// results of the activation to `value`.
 template <Activation ACTIVATION, bool GATED>
 void activate_rows(const Strip& strip, int64_t rows, const float* bias, int64_t hidden, float* before, int64_t other,
                    float* value) {
@@ -153,8 +153,9 @@ void activate_rows(const Strip& strip, int64_t rows, const float* bias, int64_t 
     }
 }
 
-// Of the gradients of the values (rows, STRIP), those of what went into the activation, here and, if gated, `other`
-// further on; the values, times the gates; and what each value gives to the gradient of its gate, added to `gate_sums`.
+// Turns the gradients of the values (rows, STRIP) into those of the inputs of the activation, here and, if gated, `other`
+// further on; writes the values, times the gates; and adds the share of each value in the gradient of its gate to
+// `gate_sums`.
 template <Activation ACTIVATION, bool GATED>
 void deactivate_rows(const Strip& strip, int64_t rows, const float* before, int64_t other, const float* gates,
                      float* grads, float* values, float* gate_sums) {
@@ -174,8 +175,8 @@ void deactivate_rows(const Strip& strip, int64_t rows, const float* before, int6
     }
 }
 
-// A few frames of a strip, as rows (count, depth), through rows of weights: what comes out is handed to `take`, a vector
-// of features at a time.
+// A few frames of a strip, as rows (count, depth), through rows of weights: hands the products to `take`, a vector of
+// features at a time.
 template <class Take>
 void run_few(const Strip& strip, const float* frames, int64_t depth, const float* weights, int64_t rows,
              const float* bias, Take take) {
@@ -197,7 +198,7 @@ void sum_rows(const Strip& strip, int64_t rows, const float* grads, const float*
   }
 }
 
-// --- What the choices of a frame add up to
+// --- Sums over the choices of a frame
 
 // Where a choice's output goes: to its frame's row, or, where a frame has several choices, to a row of its own.
 float* row_of(const Problem& problem, float* result, float* rows, int64_t choice) {
@@ -310,7 +311,7 @@ void run_backward(const Problem& problem) {
   static thread_local std::vector<float> kept;
   Buffer shared(kept, pieces(plan) * (2 * size + hidden + inner + blocks) + spread);
   // By strips: the frames as rows, the gradients as columns, the values as rows (times their gates), the gradients of
-  // what went into the activation as columns, and for each block of hidden features what it gives to those of the gates.
+  // the inputs of the activation as columns, and for each block of hidden features its share in those of the gates.
   float *x = shared.take(pieces(plan) * size), *grads = shared.take(pieces(plan) * size);
   float *values = shared.take(pieces(plan) * hidden), *grads_before = shared.take(pieces(plan) * inner);
   float *gate_sums = shared.take(pieces(plan) * blocks), *rows = shared.take(spread);

@@ -13,7 +13,7 @@ from sigmel.ops.experts.reference import GATED, Inputs
 from sigmel.ops.native import call, native
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
-MULTIPLE = 16  # of the sizes that it takes
+MULTIPLE = 16  # of features that cpu.cpp takes
 ACTIVATIONS = ("relu", "gelu", "silu")
 
 

@@ -29,7 +29,7 @@ from sigmel.ops.experts import reference
 from sigmel.ops.experts.reference import GATED, Inputs
 from sigmel.ops.triton_common import INTERPRETED, Choices, device_problem, tuned
 
-MOST_EXPERTS = torch.iinfo(torch.int16).max - 1  # the shorter what is sorted, the fewer times it is gone through
+MOST_EXPERTS = torch.iinfo(torch.int16).max - 1  # shorter integers are sorted in fewer passes
 
 # Configurations: (block sizes, in the order of the kernel's arguments, warps, stages). Chosen from what the compiler
 # reports for Ampere and Hopper. The first is taken where nothing may be measured; it fits in the shared memory of

@@ -1,14 +1,14 @@
 """The Triton kernels of routed experts, which cuda.py starts on choices sorted by expert."""
 
 # mypy: allow-untyped-defs
-# The kernels: what Triton takes has no types that mypy knows.
+# mypy has no types for the arguments of Triton kernels.
 
 import triton
 import triton.language as tl
 
 from sigmel.ops.triton_common import dot, find, narrow
 
-_BAND = tl.constexpr(8)  # blocks of rows that share what they read of the weights
+_BAND = tl.constexpr(8)  # blocks of rows that share the weights they read
 PART = tl.constexpr(16)  # hidden features whose share of a gate's gradient has a place of its own
 _VARYING = ["bucket"]  # from batch to batch: compiled once for all
 
@@ -178,7 +178,7 @@ def _back_half(
     grad_value, gate, before, grad_before, value, rows, columns, exists,
     WIDTH: tl.constexpr, HIDDEN: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """Back through the activation; returns what these columns give to the gradient of each row's gate."""
+    """Back through the activation; returns the share of these columns in the gradient of each row's gate."""
     inside = exists & (columns < HIDDEN)[None, :]
     at = rows[:, None] * WIDTH + columns[None, :]
     x = tl.load(before + at, mask=inside, other=0.0).to(tl.float32)
@@ -230,7 +230,7 @@ def back(
     share = _back_half(left, gate, before, grad_before, value, rows, columns, exists, WIDTH, HIDDEN, ACTIVATION)
     columns += BLOCK_N // 2
     share += _back_half(right, gate, before, grad_before, value, rows, columns, exists, WIDTH, HIDDEN, ACTIVATION)
-    if column == 0:  # what the second bias gives
+    if column == 0:  # the share of the second bias
         for first in range(0, SIZE, BLOCK_K):
             inner = first + tl.arange(0, BLOCK_K)
             at = frames[:, None] * SIZE + inner[None, :]

@@ -21,7 +21,7 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_backward,
     "silu": torch.ops.aten.silu_backward,
 }
-# Gated linear units (arXiv 2002.05202): the activation of the first half of what comes in, times the second half.
+# Gated linear units (arXiv 2002.05202): the activation of the first half of the input, times the second half.
 GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor
 
@@ -40,33 +38,26 @@ def check_cumulative(name: str, cu: Tensor) -> None:
 def check_values(inputs: Inputs) -> None:
     """Numbers that say where queries and keys lie; on a CPU only, since to look at a device is to wait for it.
 
-    The kernels there take what lies beyond for missing.
+    The kernels of a device take what lies beyond for missing.
     """
     q, k, layout = inputs.q, inputs.k, inputs.layout
-    pages = layout.page_table
+    pages, lengths = layout.page_table, layout.key_lengths
     keys = k.shape[2] * (1 if pages is None else pages.shape[1])
-    for name, lengths, limit in (
-        ("query_lengths", layout.query_lengths, q.shape[2]),
-        ("key_lengths", layout.key_lengths, keys),
-    ):
-        if _known(lengths) and not _within(lengths, 0, limit):
-            raise ValueError(f"{name}: {lengths.tolist()} must lie between 0 and {limit}")
+    for name, x, limit in (("query_lengths", layout.query_lengths, q.shape[2]), ("key_lengths", lengths, keys)):
+        if x is not None and not _within(x, limit):
+            raise ValueError(f"{name}: {x.tolist()} must lie between 0 and {limit}")
     for name, cu, total in (("cu_queries", layout.cu_queries, q.shape[2]), ("cu_keys", layout.cu_keys, k.shape[2])):
-        if _known(cu) and (cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any()):
+        if cu is not None and cu.is_cpu and (cu[0] != 0 or cu[-1] != total or (cu.diff() < 0).any()):
             raise ValueError(f"{name}: {cu.tolist()} must rise from 0 to {total}")
-    if _known(pages) and layout.key_lengths is not None:
-        begins = torch.arange(pages.shape[1]) * k.shape[2]
-        used = pages[begins < layout.key_lengths.cpu()[:, None]]
-        if not _within(used, 0, k.shape[0] - 1):
+    if pages is not None and pages.is_cpu and lengths is not None:
+        used = pages[torch.arange(pages.shape[1]) * k.shape[2] < lengths.cpu()[:, None]]
+        if not _within(used, k.shape[0] - 1):
             raise ValueError(f"page_table: pages {used.min()} to {used.max()}, but k_cache has {k.shape[0]}")
 
 
-def _known(integers: Tensor | None) -> TypeGuard[Tensor]:
-    return integers is not None and integers.device.type == "cpu"
-
-
-def _within(integers: Tensor, low: int, high: int) -> bool:
-    if not integers.numel():
+def _within(x: Tensor, limit: int) -> bool:
+    """Whether integers lie between 0 and a limit, as far as is known."""
+    if not x.is_cpu or not x.numel():
         return True
-    least, most = integers.aminmax()
-    return low <= int(least) and int(most) <= high
+    least, most = x.aminmax()
+    return int(least) >= 0 and int(most) <= limit

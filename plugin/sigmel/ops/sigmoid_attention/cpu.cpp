@@ -1,7 +1,7 @@
 // Sigmoid attention on a CPU, forward and backward, without the matrix of weights.
 //
-// A task is some hundred queries of one head. It goes through the keys in blocks, and a block through its queries in
-// strips, so that what the products read lies in the nearest cache. Scores are kept transposed, a row a key, a column a
+// A task is some hundred queries of one head. A task goes through the keys in blocks, and a block through its queries
+// in strips, so that the operands of products lie in the nearest cache. Scores are kept transposed, a row a key, a column a
 // query: vectors lie along the queries, so masks and biases need no horizontal operation, the second product reads
 // the values as they are, and only queries and outputs are transposed. As the weights are not normalised, blocks
 // simply add up.
@@ -15,7 +15,7 @@ namespace {
 constexpr int QUERIES = 4 * STRIP;  // queries of a task: each block of keys is read once for all of them
 constexpr int KEYS = 96;            // keys of a block
 
-// --- What is asked for, as sigmel/ops/sigmoid_attention/cpu.py lays it out.
+// --- The arguments of a call, as sigmel/ops/sigmoid_attention/cpu.py lays them out.
 
 struct Strides {
   int64_t row, head, time;  // in numbers; those of a head's features are 1

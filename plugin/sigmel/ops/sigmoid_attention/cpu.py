@@ -89,7 +89,7 @@ def _prepared(inputs: Inputs) -> Inputs:
     if layout.page_table is not None:
         table = layout.page_table.to(torch.int64).contiguous()
         if not (_usable(k) and _usable(v)):
-            # What has to be copied: only the pages in the table, of a cache that may hold many others.
+            # Only the pages in the table have to be copied, of a cache that may hold many others.
             pages = table.flatten().clamp(0, len(k) - 1)  # an entry beyond a length may be anything
             k, v = k[pages], v[pages]
             table = torch.arange(table.numel()).view_as(table)
@@ -119,7 +119,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _like(given: Tensor, x: Tensor) -> Tensor:
-    """x as the fake kernels promise: in the type and layout of what was given."""
+    """x as the fake kernels promise: in the type and layout of the given tensor."""
     result = torch.empty_like(given)
     if x.dtype == result.dtype and x.shape == result.shape and x.stride() == result.stride():
         return x
@@ -165,7 +165,7 @@ def _sequences(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _whole(batch: int, queries: int, keys: int) -> Tensor:
-    """The table of a batch without padding; making it would be a noticeable part of a small call."""
+    """The table of a batch without padding, kept: to make a table would be a noticeable part of a small call."""
     table = torch.zeros(batch, 6, dtype=torch.int64)
     table[:, 0], table[:, 2], table[:, 4] = torch.arange(batch), queries, keys
     return table

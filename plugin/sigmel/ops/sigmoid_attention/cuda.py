@@ -27,8 +27,8 @@ LARGEST_HEAD = 256
 FEW = 16  # queries, at most, whose keys are cut in pieces for want of other work
 FAR = 2**29  # keys: as good as infinitely many, and twice that is still an int32
 
-# Half precision may use the one instruction of the device. Where weights are near 1 / n its error may be too large for
-# the authors' acceptance rule: it stays off until test_weights_near_one_over_n has passed with it on a device.
+# Half precision may use an instruction of the device. Where weights are near 1 / n its error may be too large for the
+# authors' acceptance rule: the instruction stays off until test_weights_near_one_over_n passes with it on a device.
 HARDWARE_TANH = False
 
 # Configurations: (queries a block, keys a block, warps, stages), by kernel and by head size rounded up. Chosen from

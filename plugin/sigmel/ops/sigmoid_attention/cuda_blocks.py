@@ -1,7 +1,7 @@
 """Parts of the Triton kernels of sigmoid attention: weights, where sequences lie, and which keys a query sees."""
 
 # mypy: allow-untyped-defs
-# The kernels: what Triton takes has no types that mypy knows.
+# mypy has no types for the arguments of Triton kernels.
 
 import triton
 import triton.language as tl
@@ -22,7 +22,7 @@ def _sigmoid(x, FAST: tl.constexpr):
 
 @triton.jit
 def numbers_of(n, head, sequences, bias, slopes, bias_strides, scale, FAST: tl.constexpr):
-    """What makes a weight of a product: scale, bias and slope, halved if FAST."""
+    """The numbers that make a weight of a product: scale, bias and slope, halved if FAST."""
     half = 0.5 if FAST else 1.0
     bias += n.to(tl.int64) * bias_strides[0] + head * bias_strides[1]
     offset = tl.load(bias, mask=n < sequences, other=0.0).to(tl.float32) * half
@@ -146,13 +146,13 @@ def store_block(x, strides, first, count, limit, block, D: tl.constexpr, BLOCK: 
 
 
 # Who sees whom. Both ends of what a query sees rise with its position, so the first and the last query of a block tell
-# which blocks of keys are seen by all of them, by some, or by none; likewise the first and the last key of a block
+# which blocks of keys all of them see, some, or no query; likewise the first and the last key of a block
 # tell which blocks of queries see them. LEFT and RIGHT say whether there is such a limit at all.
 
 
 @triton.jit
 def bounds_of(p, keys, context, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """From which key, and up to which, the query at p sees its `keys` keys."""
+    """The first key that the query at p sees of its `keys` keys, and the end of those that it sees."""
     first = p // context[0] * context[0]
     low = first * 0
     high = first * 0 + keys

@@ -1,11 +1,11 @@
 """The Triton kernels of sigmoid attention, which cuda.py starts.
 
-Only the blocks at the edge of a sequence, or of what its queries see, are masked; those seen as a whole are not. So a
-loop over blocks is three: over those seen in part, as a whole, and in part. The first is empty without a limit.
+Blocks are masked at the edge of a sequence, or of the keys that its queries see; blocks seen as a whole are not. So a
+loop over blocks has three parts: blocks seen in part, as a whole, and in part. Without a limit there is no first part.
 """
 
 # mypy: allow-untyped-defs
-# The kernels: what Triton takes has no types that mypy knows.
+# mypy has no types for the arguments of Triton kernels.
 
 import triton
 import triton.language as tl
@@ -29,7 +29,7 @@ from sigmel.ops.sigmoid_attention.cuda_blocks import (
 from sigmel.ops.triton_common import dot, narrow
 
 _SUM = tl.constexpr(1024)  # rows added at once
-# Compiled once, whatever they are divisible by: lengths differ from batch to batch.
+# Compiled once for all values, whatever they are divisible by: lengths differ from batch to batch.
 _VARYING = ["sequences", "query_rows", "key_rows", "left", "right", "bucket"]
 
 
@@ -134,7 +134,7 @@ def backward_queries(
     D: tl.constexpr, BLOCK_D: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, FAST: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program: the gradient of a block of queries of a head, and what each of them gives to that of the bias."""
+    """One program: the gradient of a block of queries of a head, and the share of each query in that of the bias."""
     queries = (cu_queries, query_lengths, query_rows)
     keys = (cu_keys, key_lengths, key_rows)
     slots = tl.num_programs(0) // heads
@@ -241,7 +241,7 @@ def backward_keys(
 
 @triton.jit(do_not_specialize=_VARYING[:2])
 def add_up(sums, grad_bias, bias_strides, cu_queries, query_lengths, query_rows, sequences, heads):
-    """One program: the gradient of the bias of a sequence and a head, from what its queries gave."""
+    """One program: the gradient of the bias of a sequence and a head, summed over its queries."""
     n = tl.program_id(0) // heads
     head = tl.program_id(0) % heads
     batch, origin, count, _ = extent_of(n, (cu_queries, query_lengths, query_rows), sequences)

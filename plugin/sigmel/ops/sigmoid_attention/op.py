@@ -86,8 +86,7 @@ def sigmoid_attention(
     check_integers((q.shape[0],), query_lengths=query_lengths, key_lengths=key_lengths, query_start=query_start)
     layout = Layout(None, None, query_lengths, key_lengths, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    bias = _bias(bias, k.shape[2] if key_lengths is None else key_lengths, q, q.shape[0])
-    return _call(q, k, v, scale, bias, alibi_slopes, layout, context)
+    return _call(q, k, v, layout, context, scale, bias, alibi_slopes)
 
 
 def sigmoid_attention_varlen(
@@ -131,8 +130,7 @@ def sigmoid_attention_varlen(
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, total, D)
     layout = Layout(cu_queries, cu_keys, None, None, query_start)
     context = _context(causal, chunk_size, left_context, window)
-    bias = _bias(bias, cu_keys.diff(), q, cu_keys.shape[0] - 1)
-    return _call(q, k, v, scale, bias, alibi_slopes, layout, context)[0].transpose(0, 1)
+    return _call(q, k, v, layout, context, scale, bias, alibi_slopes)[0].transpose(0, 1)
 
 
 def sigmoid_attention_decode(
@@ -168,28 +166,27 @@ def sigmoid_attention_decode(
         ValueError: as in `sigmoid_attention`, or a page that the cache does not have.
     """
     check_shapes(q, k_cache, v_cache, ("q", "k_cache", "v_cache"))
-    batch, _, queries, _ = q.shape
     if page_table is not None:
-        check_integers((batch, page_table.shape[-1]), page_table=page_table)
-    elif k_cache.shape[0] != batch:
-        raise ValueError(f"k_cache: batch of {k_cache.shape[0]}, but q has {batch}")
-    check_integers((batch,), key_lengths=key_lengths)
-    layout = Layout(None, None, None, key_lengths, key_lengths - queries, page_table)
-    context, bias = _context(True, None, left_context, None), _bias(bias, key_lengths, q, batch)
-    return _call(q, k_cache, v_cache, scale, bias, alibi_slopes, layout, context)
+        check_integers((q.shape[0], page_table.shape[-1]), page_table=page_table)
+    elif k_cache.shape[0] != q.shape[0]:
+        raise ValueError(f"k_cache: batch of {k_cache.shape[0]}, but q has {q.shape[0]}")
+    check_integers((q.shape[0],), key_lengths=key_lengths)
+    layout = Layout(None, None, None, key_lengths, key_lengths - q.shape[2], page_table)
+    context = _context(True, None, left_context, None)
+    return _call(q, k_cache, v_cache, layout, context, scale, bias, alibi_slopes)
 
 
 def _call(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scale: float | None,
-    bias: Tensor,
-    slopes: Tensor | None,
     layout: Layout,
     context: Context,
+    scale: float | None,
+    bias: float | Tensor | None,
+    slopes: Tensor | None,
 ) -> Tensor:
-    heads, size = q.shape[1], q.shape[3]
+    bias, (_, heads, _, size) = _bias(bias, q, k, layout), q.shape
     if slopes is not None and slopes.shape != (heads,):
         raise ValueError(f"alibi_slopes: shape {tuple(slopes.shape)}, expected ({heads},), one a query head")
     if torch.is_autocast_enabled(q.device.type):
@@ -219,14 +216,13 @@ def _context(
     return Context(chunk_size or 1, left, -1 if chunk_size is None and not causal else 0)
 
 
-def _bias(bias: float | Tensor | None, keys: Tensor | int, q: Tensor, count: int) -> Tensor:
+def _bias(bias: float | Tensor | None, q: Tensor, k: Tensor, layout: Layout) -> Tensor:
     """(N, H) in float32, or float64 for such q; where no bias is given, from the number of keys of each sequence."""
     heads, dtype = q.shape[1], torch.float64 if q.dtype == torch.float64 else torch.float32
+    count = q.shape[0] if layout.cu_keys is None else layout.cu_keys.shape[0] - 1
+    keys = layout.key_lengths if layout.cu_keys is None else layout.cu_keys.diff()
     if bias is None:
-        if isinstance(keys, Tensor):
-            bias = -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
-        else:
-            bias = -math.log(max(keys, 1))
+        bias = -math.log(max(k.shape[2], 1)) if keys is None else -keys.clamp(min=1).to(q.device, dtype).log()[:, None]
     if not isinstance(bias, Tensor):
         bias = torch.full((1, 1), bias, dtype=dtype, device=q.device)
     # Of as many dimensions only: comparing others would tie a batch size to the number of heads in a traced graph.

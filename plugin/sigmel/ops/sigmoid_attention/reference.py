@@ -28,9 +28,9 @@ class Context(NamedTuple):
     right: int = -1
 
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """(Q, K) bool, true where the query at a position (Q,) sees the key at a position (K,)."""
-        first = (queries // self.chunk * self.chunk)[:, None]
-        seen = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
+        """(..., Q, K) bool, true where the query at a position (..., Q) sees the key at a position (K,)."""
+        first = (queries // self.chunk * self.chunk)[..., None]
+        seen = torch.ones_like(first - keys, dtype=torch.bool)
         if self.left >= 0:
             seen = seen & (keys >= first - self.left)
         if self.right >= 0:
@@ -96,6 +96,10 @@ class Inputs(NamedTuple):
         """Query heads that share a key head."""
         return self.q.shape[1] // self.k.shape[1]
 
+    def of_query_heads(self, x: Tensor) -> Tensor:
+        """(B, H, T, D) keys or values of the query heads from (B, H / group, T, D) of the key heads."""
+        return x.repeat_interleave(self.group, 1)
+
 
 def _slice(n: int, cumulative: Tensor | None, lengths: Tensor | None, x: Tensor) -> slice:
     if cumulative is not None:
@@ -103,87 +107,60 @@ def _slice(n: int, cumulative: Tensor | None, lengths: Tensor | None, x: Tensor)
     return slice(0, x.shape[2] if lengths is None else int(lengths[n]))
 
 
-class Part(NamedTuple):
-    """One sequence, in float32 at least, each key head repeated for the query heads that it serves.
-
-    Attributes:
-        n: number of the sequence.
-        row, queries, keys: where the sequence is in q, and in k and v.
-        query: (H, Q, D).
-        key, value: (H, K, D).
-        weight: (H, Q, K).
-    """
-
-    n: int
-    row: int
-    queries: slice
-    keys: slice
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    weight: Tensor
+def weights(inputs: Inputs) -> Tensor:
+    """(B, H, Q, K) weights of a padded batch, zero where a query or a key is padding, or the key is not seen."""
+    q, k, _, bias, slopes, layout, scale, context = inputs
+    frames = torch.arange(k.shape[2], device=q.device)
+    index = torch.arange(q.shape[2], device=q.device).expand(q.shape[0], -1)  # (B, Q)
+    position = index if layout.query_start is None else index + layout.query_start[:, None]
+    seen = context.mask(position, frames)
+    if layout.query_lengths is not None:
+        seen = seen & (index < layout.query_lengths[:, None])[..., None]
+    if layout.key_lengths is not None:
+        seen = seen & (frames < layout.key_lengths[:, None, None])
+    scores = scale * (q @ inputs.of_query_heads(k).mT) + bias[:, :, None, None]
+    if slopes is not None:
+        scores = scores - slopes[:, None, None] * (position[..., None] - frames).abs()[:, None]
+    return torch.where(seen[:, None], torch.sigmoid(scores), 0.0)
 
 
-def parts(inputs: Inputs) -> Iterator[Part]:
-    """The sequences with their weights."""
-    q, layout = inputs.q, inputs.layout
-    k, v = (_unpaged(x, layout.page_table) for x in (inputs.k, inputs.v))
-    for n, (row, queries, keys, start) in enumerate(layout.sequences(q, k)):
-        query, key, value = _wide(q[row, :, queries]), _wide(k[row, :, keys]), _wide(v[row, :, keys])
-        key, value = key.repeat_interleave(inputs.group, 0), value.repeat_interleave(inputs.group, 0)
-        position = start + torch.arange(query.shape[1], device=q.device)
-        frames = torch.arange(key.shape[1], device=q.device)
-        scores = inputs.scale * (query @ key.transpose(1, 2)) + inputs.bias[n, :, None, None]
-        if inputs.slopes is not None:
-            scores = scores - inputs.slopes[:, None, None] * (position[:, None] - frames).abs()
-        weight = torch.where(inputs.context.mask(position, frames), torch.sigmoid(scores), 0.0)
-        yield Part(n, row, queries, keys, query, key, value, weight)
+def dense(inputs: Inputs) -> Tensor:
+    """The op for padded batches in plain operators, all sequences at once: for graphs that must not contain the op."""
+    k, v = (_unpaged(x, inputs.layout.page_table) for x in (inputs.k, inputs.v))
+    return weights(inputs._replace(k=k)).to(inputs.q.dtype) @ inputs.of_query_heads(v)
 
 
 def forward(inputs: Inputs) -> Tensor:
     """The output, shaped and typed as q; see `sigmel.ops.sigmoid_attention`."""
     output = torch.zeros_like(inputs.q)
-    for part in parts(inputs):
-        output[part.row, :, part.queries] = (part.weight @ part.value).to(output.dtype)
+    for queries, _, alone in _sequences(inputs):
+        output[queries] = (weights(alone) @ alone.of_query_heads(alone.v)).to(output.dtype)
     return output
 
 
 def backward(grad: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v and bias, given that of the output; pages have no gradient."""
     grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in inputs[:4])
-    scale, group = inputs.scale, inputs.group
-    for part in parts(inputs):
-        above, weight = _wide(grad[part.row, :, part.queries]), part.weight
-        score = weight * (1 - weight) * (above @ part.value.mT)  # (H, Q, K)
-        grad_q[part.row, :, part.queries] = (scale * (score @ part.key)).to(grad_q.dtype)
-        for gradient, factor in ((grad_k, scale * (score.mT @ part.query)), (grad_v, weight.mT @ above)):
-            gradient[part.row, :, part.keys] = factor.unflatten(0, (-1, group)).sum(1).to(grad_k.dtype)
-        grad_bias[part.n] = score.sum((1, 2))
+    for n, (queries, keys, alone) in enumerate(_sequences(inputs)):
+        above, weight = _wide(grad[queries]), weights(alone)
+        key, value = (alone.of_query_heads(x) for x in (alone.k, alone.v))
+        score = weight * (1 - weight) * (above @ value.mT)  # (1, H, Q, K)
+        grad_q[queries] = (inputs.scale * (score @ key)).to(grad_q.dtype)
+        for gradient, factor in ((grad_k, inputs.scale * (score.mT @ alone.q)), (grad_v, weight.mT @ above)):
+            gradient[keys] = factor.unflatten(1, (-1, inputs.group)).sum(2).to(gradient.dtype)
+        grad_bias[n] = score.sum((0, 2, 3))
     return grad_q, grad_k, grad_v, grad_bias
 
 
-def dense(inputs: Inputs) -> Tensor:
-    """The op for padded batches in plain operators, all sequences at once: for graphs that must not contain it."""
-    q, k, v, bias, slopes, layout, scale, context = inputs
-    _, _, query_lengths, key_lengths, query_start, page_table = layout
-    chunk, left, right = context
-    k, v = _unpaged(k, page_table), _unpaged(v, page_table)
-    group, frames = q.shape[1] // k.shape[1], torch.arange(k.shape[2], device=q.device)
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    position = torch.arange(q.shape[2], device=q.device).expand(q.shape[0], -1)  # (B, Q)
-    exists = (
-        torch.ones_like(position, dtype=torch.bool) if query_lengths is None else position < query_lengths[:, None]
-    )
-    position = position if query_start is None else position + query_start[:, None]
-    first = (position // chunk * chunk)[..., None]
-    seen = exists[..., None] & (frames >= 0)  # (B, Q, K)
-    seen = seen if key_lengths is None else seen & (frames < key_lengths[:, None, None])
-    seen = seen if left < 0 else seen & (frames >= first - left)
-    seen = seen if right < 0 else seen & (frames < first + chunk + right)
-    scores = scale * (q @ k.transpose(2, 3)) + bias[:, :, None, None]
-    if slopes is not None:
-        scores = scores - slopes[:, None, None] * (position[..., None] - frames).abs()[:, None]
-    return torch.where(seen[:, None], torch.sigmoid(scores), 0.0).to(q.dtype) @ v
+def _sequences(inputs: Inputs) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...], Inputs]]:
+    """Where each sequence lies in q, and in k and v; and the sequence alone, without padding, in float32 at least."""
+    q, bias = inputs.q, inputs.bias
+    k, v = (_unpaged(x, inputs.layout.page_table) for x in (inputs.k, inputs.v))
+    for n, (row, queries, keys, start) in enumerate(inputs.layout.sequences(q, k)):
+        of_q, of_k = ((slice(row, row + 1), slice(None), times) for times in (queries, keys))
+        layout = Layout(None, None, None, None, torch.tensor([start], device=q.device))
+        tensors = _wide(q[of_q]), _wide(k[of_k]), _wide(v[of_k]), bias[n : n + 1]
+        yield of_q, of_k, Inputs(*tensors, inputs.slopes, layout, inputs.scale, inputs.context)
 
 
 def _unpaged(x: Tensor, page_table: Tensor | None) -> Tensor:
