@@ -8,8 +8,31 @@ export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-17179869184}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 called_from=$OLDPWD # a recipe changes into its own folder; paths in its options are relative to this one
 
-# Print the comment at the top of the recipe: its manual.
-usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
+# Print the manual: the comment at the top of the script, and for a recipe what all recipes have in common.
+usage() {
+  local script=${0##*/} # the working folder is that of the script
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$script"
+  [ "$script" = run.sh ] || return 0
+  cat <<END
+
+Options of every recipe:
+  --size NAME                            configuration conf/<host>/NAME.yaml; nano is for tests
+  --host $(hosts)
+  --routing dense|switch|omni|path:<k>   of the experts; dense has none
+  --attention softmax|sigmoid
+  --seed S                               of the training
+  --stage N, --stop_stage N              first and last stage to run: 1 data, 2 tokens, 3 train, 4 decode, 5 score,
+                                         6 plots, and where a recipe has it 7, decode by graphs: of the tokens, of a
+                                         trigram, of the trigram with lattices rescored, of a grammar
+  --python PYTHON                        with sigmel installed
+  --print data|exp|model                 print where it is, and make nothing
+A stage whose result exists is skipped, and a killed run goes on where it stopped. Results lie in data/ and
+exp/<host>_<size>_<routing>_seed<S>/, or in another folder for other options; remove what is to be made again.
+END
+}
+
+# The hosts that the recipe has configurations for.
+hosts() { basename -a conf/*/ | paste -sd '|' -; }
 
 fail() {
   echo "error: $*" >&2
@@ -24,6 +47,7 @@ fail() {
 
 declare -A given # value by name, of the options on the command line
 system= tags=()
+task=asr # if a recipe does not choose
 
 # read_options "$@": --stop_stage 3, --stop-stage 3 and --stop_stage=3 all become given[stop_stage]=3.
 read_options() {
@@ -87,7 +111,7 @@ model_options() {
   setting stop_stage "$1" "[1-$1]"
   setting python '' '.*'
   setting print '' '|data|exp|model'
-  setting host nemo "$(basename -a conf/*/ | paste -sd '|' -)"
+  setting host nemo "$(hosts)"
   setting size "$2" '.+'
   setting routing "$3" 'dense|switch|omni|path:[1-9][0-9]*'
   setting seed 1 '[0-9]+'
@@ -165,4 +189,28 @@ make_data() {
   done
   data=${script%local/data.py}data/${name#_}
   run_stage 1 data "$data" "$python" "$script" --output "$data" "$@"
+}
+
+# make_tokens OPTION...: stage 2, a tokenizer of the training set's texts; OPTIONS of `sigmel tokenizer`.
+make_tokens() {
+  run_stage 2 tokens "$exp/tokenizer" sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "$@"
+}
+
+# train_model TRAIN VALID SETTING...: stage 3, with more SETTINGS of the model.
+train_model() {
+  run_stage 3 train "$model" sigmel train --host "$host" --task "$task" --config "conf/$host/$size.yaml" \
+    --output "$exp" --tokenizer "$exp/tokenizer" --train "$1" --valid "$2" --seed "$seed" \
+    --set routing="$routing" attention="$attention" "${@:3}"
+}
+
+# decode STAGE LABEL MODEL OPTION...: decode the sets of `tests` into a folder with this LABEL.
+decode() {
+  run_stage "$1" "decode$2" "$exp/decode$2" \
+    sigmel transcribe "$3" "${tests[@]}" --output "$exp/decode$2" "${@:4}"
+}
+
+# score STAGE LABEL TAG...: score what was decoded; the rows of results have more TAGS.
+score() {
+  run_stage "$1" "score$2" "$exp/score$2" sigmel score "$exp/decode$2" --output "$exp/score$2" \
+    --train-facts "$exp/train.json" --results "$exp/results.json" --tag "${tags[@]}" "${@:3}"
 }

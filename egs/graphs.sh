@@ -17,10 +17,8 @@ ngrams() {
 
 # decode_by NAME GRAPH OPTION...: decode by a graph, and score; rows of results have graph=NAME.
 decode_by() {
-  run_stage 7 "decode by $1" "$exp/decode_$1" sigmel transcribe "$model" "${tests[@]}" --output "$exp/decode_$1" \
-    --graph "$exp/$2.npz" "${@:3}"
-  run_stage 7 "score of $1" "$exp/score_$1" sigmel score "$exp/decode_$1" --output "$exp/score_$1" \
-    --train-facts "$exp/train.json" --results "$exp/results.json" --tag "${tags[@]}" graph="$1"
+  decode 7 "_$1" "$model" --graph "$exp/$2.npz" "${@:3}"
+  score 7 "_$1" graph="$1"
 }
 
 graph tokens

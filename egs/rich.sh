@@ -6,24 +6,21 @@
 #   judge     command that trains the recogniser that judges RichTTS, unless `recogniser` is that model
 #   by        label of a judge other than the usual one
 
-# encode_dmel SET: make dMel tokens of a set. A killed run goes on, and a folder under its final name is complete.
+# encode_dmel SET: make dMel tokens of a set. Archives appear one by one; the file `complete` says that all are there.
 encode_dmel() {
-  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1.partial" --sample-rate "$rate" &&
-    mv "$data/dmel/$1.partial" "$data/dmel/$1"
+  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1" --sample-rate "$rate" && touch "$data/dmel/$1/complete"
 }
 
-run_stage 2 tokens "$exp/tokenizer" sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" "${tokens[@]}"
+make_tokens "${tokens[@]}"
 
 train=$data/train.jsonl valid=$data/dev.jsonl
 if [ "$host" = nemo ]; then # ESPnet makes dMel tokens while it trains
-  run_stage 2 "dMel of train" "$data/dmel/train" encode_dmel train
-  run_stage 2 "dMel of dev" "$data/dmel/dev" encode_dmel dev
+  run_stage 2 "dMel of train" "$data/dmel/train/complete" encode_dmel train
+  run_stage 2 "dMel of dev" "$data/dmel/dev/complete" encode_dmel dev
   train=$data/dmel/train valid=$data/dmel/dev
 fi
 
-run_stage 3 train "$model" sigmel train --host "$host" --task "$task" --config "conf/$host/$size.yaml" \
-  --output "$exp" --tokenizer "$exp/tokenizer" --train "$train" --valid "$valid" --seed "$seed" \
-  --set routing="$routing" attention="$attention"
+train_model "$train" "$valid"
 
 if [ "$task" = asr ]; then
   recogniser=$model
@@ -32,7 +29,7 @@ else
 
   # The recordings made of dMel tokens again: no speech from dMel can be better.
   recorded=$(basename "${tests[0]}" .jsonl)
-  run_stage 4 "dMel of $recorded" "$data/dmel/$recorded" encode_dmel "$recorded"
+  run_stage 4 "dMel of $recorded" "$data/dmel/$recorded/complete" encode_dmel "$recorded"
   run_stage 4 copy "$data/copied.jsonl" \
     sigmel dmel decode "$data/dmel/$recorded" --output "$data/copied" --manifest "$data/copied.jsonl"
   tests=("$exp/spoken/spoken.jsonl" "$data/copied.jsonl" "${tests[@]}")
@@ -42,11 +39,8 @@ else
     run_stage 4 "recogniser that judges" "$recogniser" "${judge[@]}" --stop_stage 3 --python "$python"
   fi
 fi
-run_stage 4 decode "$exp/decode$by" sigmel transcribe "$recogniser" "${tests[@]}" --output "$exp/decode$by"
-
-run_stage 5 score "$exp/score$by" sigmel score "$exp/decode$by" --output "$exp/score$by" \
-  --train-facts "$exp/train.json" --results "$exp/results.json" --tag "${tags[@]}"
-
+decode 4 "$by" "$recogniser"
+score 5 "$by"
 run_stage 6 plots "$exp/plots" sigmel plot "$exp" --output "$exp/plots"
 
 [ "$stop_stage" -lt 5 ] || sigmel results "$exp/results.json"

@@ -1,14 +1,9 @@
 #!/usr/bin/env bash
-# Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it.
+# Spoken commands: synthesise a corpus with espeak-ng, train a recogniser on it, and score it. Nothing is downloaded.
 #
-# Usage: ./run.sh [--stage N] [--stop_stage N] [--size tiny|small] [--routing dense|switch|omni|path:<k>] [--seed S]
-#                 [--attention softmax|sigmoid] [--host nemo|espnet] [--python PYTHON] [--print data|exp|model]
+# Usage: ./run.sh [--OPTION VALUE ...]
 #
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots, 7 decode by graphs: of the tokens, of a trigram, of the
-# trigram with lattices rescored, of the grammar. A stage whose result exists is skipped, and a killed run goes on where
-# it stopped. Results lie in data/ and exp/<host>_<size>_<routing>_seed<S>/, or in another folder for other options,
-# which --print names; remove what is to be made again. --size names a file in conf/<host>/ (default: tiny; nano is for
-# tests). Nothing is downloaded.
+# Sizes: tiny (default), small.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -26,19 +21,11 @@ case $size in
 esac
 make_data local/data.py "${utterances[@]}"
 
-run_stage 2 tokens "$exp/tokenizer" \
-  sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type unigram --vocab-size 128
-
-run_stage 3 train "$model" sigmel train --host "$host" --config "conf/$host/$size.yaml" --output "$exp" \
-  --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl" --seed "$seed" \
-  --set routing="$routing" attention="$attention"
-
+make_tokens --type unigram --vocab-size 128
+train_model "$data/train.jsonl" "$data/dev.jsonl"
 tests=("$data/test.jsonl" "$data/test_ood.jsonl")
-run_stage 4 decode "$exp/decode" sigmel transcribe "$model" "${tests[@]}" --output "$exp/decode" --routing-stats
-
-run_stage 5 score "$exp/score" sigmel score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results "$exp/results.json" --tag "${tags[@]}"
-
+decode 4 "" "$model" --routing-stats
+score 5 ""
 run_stage 6 plots "$exp/plots" sigmel plot "$exp" --output "$exp/plots"
 
 grammar=$exp/commands.jsgf

@@ -2,16 +2,12 @@
 # Spoken commands by a language model over dMel tokens: RichASR reads dMel tokens and writes words, RichTTS reads words
 # and writes dMel tokens, in one of four voices.
 #
-# Usage: ./run.sh [--task asr|tts] [--stage N] [--stop_stage N] [--size asr|tts] [--routing dense|switch|omni|path:<k>]
-#                 [--attention softmax|sigmoid] [--seed S] [--judge small|tiny] [--python PYTHON] [--print data|exp|model]
+# Usage: ./run.sh [--task asr|tts] [--judge small|tiny] [--OPTION VALUE ...]
 #
 # asr: the data are those of ../asr1. tts: voices of eSpeak NG that the recogniser of ../asr1, which judges, has never
 # heard; the model knows a voice by a recording of it. --judge is the size of that recogniser, which is trained if it is
 # missing. Nothing is downloaded.
-# Stages: 1 data, 2 tokens of speech and text, 3 train, 4 speak and decode, 5 score, 6 plots. A stage whose result
-# exists is skipped, and a killed run goes on where it stopped. Results lie in data/ and
-# exp/nemo_<size>_<routing>_seed<S>/, or in another folder for other options, which --print names; remove what is to be
-# made again. --size names a file in conf/nemo/ (default: the task's; nano and nano_tts are for tests).
+# Sizes: asr, tts (default: the task's).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -1,17 +1,12 @@
 #!/usr/bin/env bash
 # One system of the comparison in ./compare.sh: trained on five domains, tested in them and on eight sets out of them.
 #
-# Usage: ./run.sh [--fsdd_dir DIR] [--stage N] [--stop_stage N] [--size tiny|narrow|quick|<one of these>_further]
-#                 [--start MODEL] [--routing dense|switch|omni|path:<k>] [--seed S] [--attention softmax|sigmoid]
-#                 [--python PYTHON] [--print data|exp|model]
+# Usage: ./run.sh [--fsdd_dir DIR] [--start MODEL] [--OPTION VALUE ...]
 #
 # --start goes on from a dense model (.nemo); with a routing other than dense its experts begin as copies of the dense
 # feed-forwards. --fsdd_dir is a copy of the Free Spoken Digit Dataset; without this option the dataset is downloaded into
 # downloads/.
-# Stages: 1 data, 2 tokens, 3 train, 4 decode, 5 score, 6 plots. A stage whose result exists is skipped, and a killed
-# run goes on where it stopped. Results lie in data/ and exp/nemo_<size>_<routing>_seed<S>/, or in another folder for
-# other options, which --print names; remove what is to be made again. --size names a file in conf/nemo/ (default: tiny;
-# nano is for tests).
+# Sizes: tiny (default), narrow, quick, and each of these with _further, for --start.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -31,7 +26,7 @@ case $size in
 esac
 make_data local/data.py "${utterances[@]}" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
 
-run_stage 2 tokens "$exp/tokenizer" sigmel tokenizer "$data/train.jsonl" --output "$exp/tokenizer" --type char
+make_tokens --type char
 
 from=()
 if [ -n "$start" ]; then
@@ -45,16 +40,10 @@ if [ -n "$start" ]; then
   fi
   from+=(-- "+init_from_nemo_model='$start'")
 fi
-run_stage 3 train "$model" sigmel train --host "$host" --config "conf/$host/$size.yaml" --output "$exp" \
-  --tokenizer "$exp/tokenizer" --train "$data/train.jsonl" --valid "$data/dev.jsonl" --seed "$seed" \
-  --set routing="$routing" attention="$attention" "${from[@]}"
-
-run_stage 4 decode "$exp/decode" \
-  sigmel transcribe "$model" "$data"/{test,ood_*,real_*}.jsonl --output "$exp/decode" --routing-stats
-
-run_stage 5 score "$exp/score" sigmel score "$exp/decode" --output "$exp/score" --train-facts "$exp/train.json" \
-  --results "$exp/results.json" --tag "${tags[@]}"
-
+train_model "$data/train.jsonl" "$data/dev.jsonl" "${from[@]}"
+tests=("$data"/{test,ood_*,real_*}.jsonl)
+decode 4 "" "$model" --routing-stats
+score 5 ""
 run_stage 6 plots "$exp/plots" sigmel plot "$exp" --output "$exp/plots"
 
 [ "$stop_stage" -lt 5 ] || sigmel results "$exp/results.json"

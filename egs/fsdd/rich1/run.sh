@@ -2,18 +2,13 @@
 # Connected digits, real speech, by a language model over dMel tokens: RichASR reads dMel tokens and writes words,
 # RichTTS reads words and writes dMel tokens.
 #
-# Usage: ./run.sh [--task asr|tts] [--fsdd_dir DIR] [--speaker NAME] [--stage N] [--stop_stage N] [--size asr|tts]
-#                 [--routing dense|switch|omni|path:<k>] [--attention softmax|sigmoid] [--seed S] [--host nemo|espnet]
-#                 [--python PYTHON] [--print data|exp|model]
+# Usage: ./run.sh [--task asr|tts] [--fsdd_dir DIR] [--speaker NAME] [--OPTION VALUE ...]
 #
 # asr: the split is the official one of ../asr1, where the data are made, too. tts: learns the voice of --speaker
 # (jackson); the judge is the CTC recogniser of ../asr1 that was trained on all other speakers, and is trained now if it
 # is missing. --fsdd_dir is a copy of the Free Spoken Digit Dataset; without this option the dataset is downloaded into
 # ../asr1/downloads/.
-# Stages: 1 data, 2 tokens of speech and text, 3 train, 4 speak and decode, 5 score, 6 plots. A stage whose result
-# exists is skipped, and a killed run goes on where it stopped. Results lie in exp/<host>_<size>_<routing>_seed<S>/, or in
-# another folder for other options, which --print names; remove what is to be made again. --size names a file in
-# conf/<host>/ (default: the task's; nano and nano_tts are for tests).
+# Sizes: asr, tts (default: the task's).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

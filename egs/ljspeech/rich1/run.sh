@@ -2,17 +2,12 @@
 # LJSpeech by a language model over dMel tokens: RichASR reads dMel tokens and writes letters, RichTTS reads letters and
 # writes dMel tokens.
 #
-# Usage: ./run.sh [--task asr|tts] [--ljspeech_dir DIR] [--recogniser MODEL.nemo] [--stage N] [--stop_stage N]
-#                 [--size asr|tts] [--routing dense|switch|omni|path:<k>] [--attention softmax|sigmoid] [--seed S]
-#                 [--python PYTHON] [--print data|exp|model]
+# Usage: ./run.sh [--task asr|tts] [--ljspeech_dir DIR] [--recogniser MODEL.nemo] [--OPTION VALUE ...]
 #
 # --ljspeech_dir is a copy of the dataset, or of a part of it; without this option the dataset is downloaded (2.7 GB)
 # into downloads/. --recogniser is a model of NeMo that judges what RichTTS says; without this option RichASR of this
 # recipe judges.
-# Stages: 1 data, 2 tokens of speech and text, 3 train, 4 speak and decode, 5 score, 6 plots. A stage whose result
-# exists is skipped, and a killed run goes on where it stopped. Results lie in data/ and
-# exp/nemo_<size>_<routing>_seed<S>/, or in another folder for other options, which --print names; remove what is to be
-# made again. --size names a file in conf/nemo/ (default: the task's, for a GPU; nano and nano_tts are for tests).
+# Sizes: asr, tts (default: the task's), for a GPU.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
