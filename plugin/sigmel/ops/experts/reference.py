@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STRIP = 48  # frames of an expert that a kernel on a CPU computes at once, at most
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
-# (gradient of the output, input) -> gradient of the input. Autograd does not reach into a custom op.
-DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+
+Activation = Callable[[Tensor], Tensor]
+Derivative = Callable[[Tensor, Tensor], Tensor]  # (gradient of the output, input) -> gradient of the input
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+DERIVATIVES: dict[str, Derivative] = {  # autograd does not reach into a custom op
     "relu": lambda grad, x: torch.ops.aten.threshold_backward(grad, x, 0),
     "gelu": torch.ops.aten.gelu_backward,
     "silu": torch.ops.aten.silu_backward,
@@ -25,24 +27,20 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 GATED = {"reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
 
 
-def _gated(activation: str) -> Callable[[Tensor], Tensor]:
+def _gated(activation: Activation, derivative: Derivative) -> tuple[Activation, Derivative]:
     def value(x: Tensor) -> Tensor:
         gate, linear = x.chunk(2, dim=-1)
-        return ACTIVATIONS[activation](gate) * linear
+        return activation(gate) * linear
 
-    return value
-
-
-def _gated_derivative(activation: str) -> Callable[[Tensor, Tensor], Tensor]:
-    def derivative(grad: Tensor, x: Tensor) -> Tensor:
+    def gradient(grad: Tensor, x: Tensor) -> Tensor:
         gate, linear = x.chunk(2, dim=-1)
-        return torch.cat([DERIVATIVES[activation](grad * linear, gate), grad * ACTIVATIONS[activation](gate)], dim=-1)
+        return torch.cat([derivative(grad * linear, gate), grad * activation(gate)], dim=-1)
 
-    return derivative
+    return value, gradient
 
 
-for _name, _activation in GATED.items():
-    ACTIVATIONS[_name], DERIVATIVES[_name] = _gated(_activation), _gated_derivative(_activation)
+for _name, _plain in GATED.items():
+    ACTIVATIONS[_name], DERIVATIVES[_name] = _gated(ACTIVATIONS[_plain], DERIVATIVES[_plain])
 
 
 def inner_size(ff_size: int, activation: str) -> int:
