@@ -21,13 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sigmel.errors import SigmelError, exit_status, optional_library
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.files.audio import read_audio
 from sigmel.files.resampling import resample
 from sigmel.files.sources import read_source
-from sigmel.recipes.options import at_least
-from sigmel.scoring.errors import error_rate
+from sigmel.recipes.arguments import at_least
+from sigmel.scoring.error_rates import error_rate
 
 HEAD = ["sound", "form", "hop, ms", "MCD, dB", "PESQ", "STOI", "WER, %"]
 FORMS = [(25.0, None), *((25.0, bits) for bits in range(2, 7)), (12.5, None), (12.5, 4), (12.5, 6)]

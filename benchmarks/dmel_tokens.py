@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sigmel.cli import main as main_of_sigmel
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.layers.dmel import DMelEmbedding
 
 Embed = Callable[[], Tensor]
@@ -75,7 +75,7 @@ def tokenising_memory() -> Row:
     setup = f"""
 from dmel import DiscretizedLogMelFbank, LogMelFbank
 from sigmel.cli import main as main_of_sigmel
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 package, ours = DiscretizedLogMelFbank(LogMelFbank(), 4), DMelTokenizer()
 waveform = torch.randn({SECONDS * RATE}) * 0.1
 package(waveform[None, :2000], torch.tensor([2000])), ours.encode(waveform[:2000])

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from side_by_side import Row, compare, milliseconds, options, report, row
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search import k2_backend
-from sigmel.decoding.search.decoder import GraphDecoder
-from sigmel.decoding.search.search import Search
-from sigmel.scoring.errors import error_rate as rate_of
+from sigmel.decoding.search.graph_decoder import GraphDecoder
+from sigmel.decoding.search.search_width import Search
+from sigmel.scoring.error_rates import error_rate as rate_of
 
 TOKENS = 500
 SMALL, LARGE = (300, 1500), (1000, 6000)  # words, and sentences

@@ -29,14 +29,14 @@ from fsa import error_rate
 from side_by_side import Row, options, report, row
 from tqdm import tqdm
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams, write_arpa
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams, write_arpa
 from sigmel.decoding.graph.tokens import ModelTokens
-from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.graph_decoder import GraphDecoder
 from sigmel.errors import exit_status
 from sigmel.files.manifest import read_rows
-from sigmel.recipes.options import at_least
+from sigmel.recipes.arguments import at_least
 
 WEIGHTS = ((1.0, 0.0), (0.5, 1.5))  # of the language model, and of a word: as it is, and as pyctcdecode has it
 WORD_ORDER, TOKEN_ORDER = 3, 4

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "plugin" / "sigmel"
 # From the ground up. Rooms of a floor may import each other in one direction, which `test_no_circles` holds.
 FLOORS = [
     {"errors"},
-    {"registry", "options", "files"},
+    {"registry", "flat_options", "files"},
     {"ops"},
     {"layers"},
     {"features"},

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from sigmel.cli import main
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.files.manifest import read_manifest
 from sigmel.tokens.archive import DMelArchive, dmel_archive_writer
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.topology import TOPOLOGIES
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 
 GOLDEN = Path(__file__).parent / "golden" / "commands.json"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sigmel import SigmelError, registry
-from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.dmel_frontend import DMelFrontend
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 
 from sigmel import SigmelError, registry
 from sigmel.cli import main
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.phase import PhaseReconstruction
 from sigmel.features.vocoder import make_vocoder
 from sigmel.tokens.archive import dmel_archive_writer

@@ -10,7 +10,7 @@ from sigmel.layers.dmel import DMelEmbedding, DMelHeads
 from sigmel.layers.masks import masked_spans
 from sigmel.models.lm import TEXT_BOS, TEXT_EOS, TEXT_SPECIAL, DMelLM
 from sigmel.models.sampling import sample
-from sigmel.models.sequence import PADDING, SPEAKER, SPEECH, TEXT
+from sigmel.models.token_sequence import PADDING, SPEAKER, SPEECH, TEXT
 
 SMALL = {"vocab_size": 10, "d_model": 32, "num_layers": 2, "num_heads": 2, "channels": 6, "bins": 4, "dropout": 0.0}
 VARIANTS = [

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from torch.library import opcheck
 from torch.nn import functional as F
 
-from sigmel.features.dmel import nearest_edges
+from sigmel.features.dmel_tokenizer import nearest_edges
 from sigmel.ops import dmel_embed, dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import cpu, reference
 

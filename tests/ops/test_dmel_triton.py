@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.ops import dispatch, dmel_embed
 from sigmel.ops.dmel import reference
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from sigmel.cli import main
-from sigmel.features.pictures import spectrogram
+from sigmel.features.plots import spectrogram
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])

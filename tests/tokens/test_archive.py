@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.tokens.archive import DMelArchive, DMelArchiveError, DMelArchiveWriter, dmel_archive_writer
 
 CONFIG = DMelTokenizer().config

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.tokens.archive import dmel_archive_writer
 from sigmel.tokens.batches import BatchesOfLikeLength, SpokenTexts, collate
 

@@ -14,14 +14,14 @@ import soundfile
 import torch
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import AudioError, read_audio, write_wav
 from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
 from sigmel.files.parallel import parallel_map
 from sigmel.files.sources import read_source
-from sigmel.recipes.options import at_least
+from sigmel.recipes.arguments import at_least
 from sigmel.tokens.archive import DMelArchive, archives_in, dmel_archive_writer
 
 
@@ -235,7 +235,7 @@ def _inspect(args: argparse.Namespace) -> int:
         ids, _ = tokenizer.encode(torch.from_numpy(samples))
         print(f"{args.source}: {len(samples) / tokenizer.sample_rate:.2f} s, {ids.shape[1]} frames")
     if args.output and ids is not None:
-        from sigmel.features.pictures import draw_dmel
+        from sigmel.features.plots import draw_dmel
 
         with atomic_path(args.output) as temporary:
             draw_dmel(tokenizer, ids, samples).savefig(temporary, dpi=120)

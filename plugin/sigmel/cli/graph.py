@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from sigmel.cli.table import table
+from sigmel.decoding.graph.arpa_ngrams import read_arpa
 from sigmel.decoding.graph.build import DecodingGraph, build
 from sigmel.decoding.graph.grammar import read_grammar
-from sigmel.decoding.graph.language import AnyWords, ClassModel, Language
-from sigmel.decoding.graph.ngrams import read_arpa
+from sigmel.decoding.graph.language_models import AnyWords, ClassModel, Language
 from sigmel.decoding.graph.phrases import BOOST, Phrases, read_phrases
 from sigmel.decoding.graph.tokens import BLANKS, ModelTokens, read_tokens
 from sigmel.decoding.graph.topology import MAX_ARCS, TOPOLOGIES

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sigmel.decoding.graph.ngrams import train_ngrams, write_arpa
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams, write_arpa
 from sigmel.files.manifest import read_rows
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from sigmel.checkpoints import KINDS, host_of
 from sigmel.checkpoints.checkpoint import NeedsHost
 from sigmel.errors import SigmelError
+from sigmel.features.plots import load_pyplot
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.manifest import read_rows
-from sigmel.files.pictures import load_pyplot
 from sigmel.routing_study.paths import count_paths
 from sigmel.routing_study.phones import phones_of, with_phones
 from sigmel.routing_study.plots import draw
@@ -20,7 +20,7 @@ from sigmel.routing_study.recogniser import RoutedRecogniser, load_recogniser
 from sigmel.routing_study.report import write_report
 from sigmel.routing_study.robustness import conditions, robustness
 from sigmel.routing_study.tables import collect, describe
-from sigmel.scoring.errors import load_kaldialign
+from sigmel.scoring.error_rates import load_kaldialign
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

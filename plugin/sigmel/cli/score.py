@@ -10,7 +10,7 @@ from typing import Any
 
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
-from sigmel.scoring.errors import read_utterances, result_row, score
+from sigmel.scoring.error_rates import read_utterances, result_row, score
 from sigmel.scoring.results import MEASURED, add_rows, environment
 
 

@@ -11,14 +11,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from sigmel.checkpoints import host_of
-from sigmel.decoding.search.decoder import add_decoding_options, decoding_options
+from sigmel.decoding.search.graph_decoder import add_decoding_options, decoding_options
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.batches import Row
 from sigmel.files.manifest import read_rows
 from sigmel.files.sources import read_source
 from sigmel.recipes import program
-from sigmel.recipes.options import at_least
+from sigmel.recipes.arguments import at_least
 from sigmel.recipes.transcription import Transcriber, transcribe, transcribe_manifests
 
 

@@ -1,5 +1,5 @@
 """Speech features."""
 
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 
 __all__ = ["DMelTokenizer"]

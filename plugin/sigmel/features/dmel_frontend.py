@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
 from sigmel.features.dmel_settings import DMelSettings
+from sigmel.features.dmel_tokenizer import DMelTokenizer
+from sigmel.flat_options import flat_options
 from sigmel.layers.masks import valid_frames
-from sigmel.options import flat_options
 
 
 @flat_options(DMelSettings)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
+from sigmel.flat_options import check_choice
 from sigmel.layers.masks import valid_frames
-from sigmel.options import check_choice
 
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window}
 LOG_GUARD = 2.0**-24  # added to a mel energy before its logarithm is taken

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.float32 import Float32Buffers
 from sigmel.layers.masks import valid_frames
 

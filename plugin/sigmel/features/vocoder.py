@@ -8,7 +8,7 @@ from torch import nn
 
 from sigmel import registry
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 
 MEL = ("sample_rate", "hop_ms", "window_ms", "n_fft", "channels", "low_hz", "high_hz")
 

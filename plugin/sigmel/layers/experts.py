@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmel.flat_options import check_choice
 from sigmel.layers.dropout import Dropout
 from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.ops import expert_mlp
 from sigmel.ops.experts.reference import ACTIVATIONS, inner_size
-from sigmel.options import check_choice
 
 
 class FeedForward(nn.Module):

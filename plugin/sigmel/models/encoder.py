@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sigmel import registry
 from sigmel.errors import SigmelError
+from sigmel.flat_options import check_choice, check_positive, flat_options, split_options
 from sigmel.layers.attention import MultiHeadAttention
 from sigmel.layers.blocks import BlockState, ConformerBlock, TransformerBlock
 from sigmel.layers.convolution import ConvolutionModule
@@ -18,7 +19,6 @@ from sigmel.layers.masks import Visible, valid_frames
 from sigmel.layers.routing import Routing
 from sigmel.layers.subsampling import ConvSubsampling, StackSubsampling
 from sigmel.models.stack import EncoderOutput, RoutedStack, StackOptions
-from sigmel.options import check_choice, check_positive, flat_options, split_options
 
 __all__ = ["EncoderOutput", "EncoderState", "OmniRouterEncoder"]
 

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from sigmel.errors import SigmelError
 from sigmel.features.special_frames import add_special, special_ids
+from sigmel.flat_options import check_positive, flat_options, split_options
 from sigmel.layers.blocks import BlockState
 from sigmel.layers.dmel import DMelEmbedding, DMelHeads
 from sigmel.layers.masks import Visible, masked_spans
 from sigmel.layers.routing import Routing
 from sigmel.models.sampling import sample
-from sigmel.models.sequence import PADDING, SPEAKER, SPEECH, TEXT, Part, Sequence, join
 from sigmel.models.stack import RoutedStack, StackOptions
-from sigmel.options import check_positive, flat_options, split_options
+from sigmel.models.token_sequence import PADDING, SPEAKER, SPEECH, TEXT, Part, Sequence, join
 
 TEXT_BOS, TEXT_EOS = 0, 1
 TEXT_SPECIAL = 2  # how many tokens come before those of the text

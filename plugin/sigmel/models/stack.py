@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sigmel import registry
 from sigmel.errors import SigmelError
+from sigmel.flat_options import check_choice, check_positive
 from sigmel.layers.attention import MultiHeadAttention
 from sigmel.layers.blocks import BlockState, TransformerBlock
 from sigmel.layers.dropout import Dropout
@@ -19,7 +20,6 @@ from sigmel.layers.masks import Visible, attention_mask, valid_frames
 from sigmel.layers.positions import Alibi, Positions, Relative, Rotary, sinusoids
 from sigmel.layers.routed_feed_forward import RoutedFeedForward
 from sigmel.layers.routing import Router, Routers, Routing, RoutingDecision
-from sigmel.options import check_choice, check_positive
 
 POSITIONS = {"rope": Rotary, "alibi": Alibi, "relative": Relative, "sinusoidal": Positions, "none": Positions}
 

@@ -15,8 +15,8 @@ from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import write_wav
 from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
 from sigmel.files.parallel import parallel_map
+from sigmel.recipes.arguments import at_least
 from sigmel.recipes.download import Archive
-from sigmel.recipes.options import at_least
 
 
 class Sound(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import read_audio, write_wav
 from sigmel.files.manifest import Utterance, write_manifest

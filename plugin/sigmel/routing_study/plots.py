@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigmel.features.pictures import draw_spectrogram
-from sigmel.files.pictures import load_pyplot
+from sigmel.features.plots import draw_spectrogram, load_pyplot
 from sigmel.routing_study.statistics import Table
 
 if TYPE_CHECKING:

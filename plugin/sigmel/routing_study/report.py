@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigmel.files.pictures import load_pyplot
+from sigmel.features.plots import load_pyplot
 from sigmel.routing_study.recogniser import Row
 from sigmel.routing_study.statistics import Table
 from sigmel.scoring.results import environment

@@ -22,7 +22,7 @@ from sigmel.layers.masks import valid_frames
 from sigmel.layers.routing import Router, RoutingDecision
 from sigmel.routing_study.recogniser import RoutedRecogniser, Row, batches
 from sigmel.routing_study.statistics import Table, routers_of
-from sigmel.scoring.errors import error_rate
+from sigmel.scoring.error_rates import error_rate
 
 # (number of the layer among those with experts, its router, the router's decision) -> the decision to take instead
 Change = Callable[[int, Router, RoutingDecision], RoutingDecision]

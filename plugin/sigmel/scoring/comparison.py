@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigmel.errors import SigmelError
-from sigmel.files.pictures import load_pyplot
-from sigmel.scoring.errors import read_utterances
+from sigmel.features.plots import load_pyplot
+from sigmel.scoring.error_rates import read_utterances
 from sigmel.scoring.results import environment, markdown_table
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigmel.errors import SigmelError
-from sigmel.features.pictures import draw_spectrogram
-from sigmel.files.pictures import load_pyplot
+from sigmel.features.plots import draw_spectrogram, load_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

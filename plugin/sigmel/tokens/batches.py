@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from sigmel.errors import SigmelError
-from sigmel.options import check_positive
+from sigmel.flat_options import check_positive
 from sigmel.tokens.archive import archives_in
 
 

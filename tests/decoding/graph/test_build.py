@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigmel.decoding.graph.arpa_ngrams import NGramModel
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.graph import Graph
-from sigmel.decoding.graph.language import AnyWords, ClassModel
+from sigmel.decoding.graph.language_models import AnyWords, ClassModel
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import NGramModel
 from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.graph.phrases import Phrase, Phrases
 from sigmel.errors import SigmelError

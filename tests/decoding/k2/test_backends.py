@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.topology import TOPOLOGIES
-from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.graph_decoder import GraphDecoder
 from sigmel.decoding.search.lattice import Lattice
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 
 TOKENS = ("<blk>", *"abcdefgh")
 WORDS = ["abc", "ab", "ba", "cab", "d", "dead", "egg", "face", "head", "hedge", "fag", "gab"]

@@ -3,7 +3,7 @@
 import json
 import os
 
-from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.graph_decoder import GraphDecoder
 
 
 def test_k2_finds_what_is_recorded(golden):

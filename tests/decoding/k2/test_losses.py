@@ -4,11 +4,11 @@ import k2
 import pytest
 import torch
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.search.k2_backend import PrunedGraph
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 from sigmel.losses.graph import ctc_graphs, mmi_loss, total_score
 
 TOKENS = ("<blk>", "a", "b", "c")

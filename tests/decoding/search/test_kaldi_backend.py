@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
 from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.graph.topology import TOPOLOGIES
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 from sigmel.errors import SigmelError
 
 TOKENS = ("<blk>", "a", "b", "c")

@@ -12,7 +12,7 @@ from sigmel.decoding.graph.build import build
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 
 TOKENS = ("<blk>", "a", "b")
 LEXICON = Lexicon({"ab": ((1, 2),), "a": ((1,),), "b": ((2,),)})

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmel.decoding import Search, build
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams
-from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.graph_decoder import GraphDecoder
 from sigmel.decoding.search.hypothesis import empty
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
 from sigmel.decoding.search.rescoring import LatticeRescorer, rescored_nbest

@@ -15,7 +15,7 @@ from sigmel import SigmelError
 from sigmel.cli import main
 from sigmel.features.dmel_frontend import DMelFrontend
 from sigmel.hosts.espnet import SigmelASRModel
-from sigmel.hosts.espnet.choices import espnet_class
+from sigmel.hosts.espnet.class_choices import espnet_class
 from sigmel.hosts.espnet.dmel_lm import DMelTokens, RichASR, RichTTS
 from sigmel.tokens.text import train_tokenizer
 

@@ -5,7 +5,7 @@ import torch
 from espnet2.tasks import asr
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.log_mel import LogMel
 from sigmel.hosts.espnet import espnet_class
 

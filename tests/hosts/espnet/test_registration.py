@@ -15,7 +15,7 @@ from espnet2.train.class_choices import ClassChoices
 from torch import nn
 
 from sigmel import SigmelError, cli, register, registry
-from sigmel.hosts.espnet.choices import add, extend
+from sigmel.hosts.espnet.class_choices import add, extend
 from sigmel.hosts.registration import espnet as espnet_registration
 
 

@@ -303,7 +303,7 @@ def graph_words(path: Path) -> torch.Tensor:
 
 def make_dmel(path: Path) -> None:
     """A dMel archive of two utterances."""
-    from sigmel.features.dmel import DMelTokenizer
+    from sigmel.features.dmel_tokenizer import DMelTokenizer
     from sigmel.tokens.archive import dmel_archive_writer
 
     tokenizer = DMelTokenizer(**DMEL)

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from sigmel import cli
 from sigmel.decoding import DecodingGraph, GraphDecoder, Search, build
+from sigmel.decoding.graph.arpa_ngrams import train_ngrams, write_arpa
 from sigmel.decoding.graph.grammar import parse_grammar
 from sigmel.decoding.graph.lexicon import Lexicon
-from sigmel.decoding.graph.ngrams import train_ngrams, write_arpa
 from sigmel.errors import SigmelError
 from sigmel.hosts.nemo import use_graph
 from sigmel.hosts.nemo.graph import tokens_of

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from sigmel import SigmelError
 from sigmel.cli import main
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest
 from sigmel.hosts.nemo.lm import DMelLMModel
 from sigmel.recipes.synthesis import Synthesiser, read_voices, speak

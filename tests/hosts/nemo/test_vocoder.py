@@ -6,7 +6,7 @@ from nemo.collections.tts.models import HifiGanModel
 from omegaconf import OmegaConf
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.hosts.nemo.vocoder import NeMoVocoder
 

@@ -32,10 +32,10 @@ import numpy as np
 
 from sigmel.errors import exit_status
 from sigmel.recipes import augment
+from sigmel.recipes.arguments import at_least
 from sigmel.recipes.corpora import commands
 from sigmel.recipes.corpora.espeak import EspeakVoice
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser
-from sigmel.recipes.options import at_least
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")

@@ -35,10 +35,10 @@ import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
 from sigmel.recipes import augment
+from sigmel.recipes.arguments import at_least
 from sigmel.recipes.corpora import commands, fsdd
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, Recording
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
-from sigmel.recipes.options import at_least
 
 HELD_OUT = ("jackson", "nicolas")
 UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")

@@ -36,11 +36,11 @@ import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
 from sigmel.recipes import augment
+from sigmel.recipes.arguments import at_least
 from sigmel.recipes.corpora import fsdd
 from sigmel.recipes.corpora.espeak import EspeakVoice, english_voices, variants
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, WORDS, Recording
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
-from sigmel.recipes.options import at_least
 
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from sigmel.decoding.graph.graph import ARRAYS, EPSILON, MAX_ARCS, Graph, check_size, ranges
-from sigmel.decoding.graph.language import AnyWords, Language
+from sigmel.decoding.graph.language_models import AnyWords, Language
 from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.openfst import composed, determinized
 from sigmel.decoding.graph.phrases import Phrases

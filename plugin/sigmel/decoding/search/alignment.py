@@ -14,7 +14,7 @@ from sigmel.decoding.graph.lexicon import Lexicon
 from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.hypothesis import Hypothesis, Segment
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder
-from sigmel.decoding.search.search import Search
+from sigmel.decoding.search.search_width import Search
 from sigmel.files.atomic import atomic_path
 
 _EVERYTHING = Search(beam=1e9, max_active=2**31 - 1, min_active=0)

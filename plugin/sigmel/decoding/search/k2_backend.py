@@ -20,7 +20,7 @@ from sigmel.decoding.graph.graph import EPSILON, Graph
 from sigmel.decoding.graph.openfst import without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis, empty
 from sigmel.decoding.search.lattice import Lattice
-from sigmel.decoding.search.search import Search, check_utterance, utterances
+from sigmel.decoding.search.search_width import Search, check_utterance, utterances
 from sigmel.errors import SigmelError
 
 

@@ -17,7 +17,7 @@ from sigmel.decoding.graph.build import DecodingGraph
 from sigmel.decoding.graph.openfst import from_lattice, to_openfst, without_epsilons
 from sigmel.decoding.search.hypothesis import NO_END, Hypothesis, empty, segments
 from sigmel.decoding.search.lattice import Lattice
-from sigmel.decoding.search.search import NO_FRAME, Search, check_frames, check_utterance
+from sigmel.decoding.search.search_width import NO_FRAME, Search, check_frames, check_utterance
 from sigmel.errors import SigmelError
 
 if TYPE_CHECKING:

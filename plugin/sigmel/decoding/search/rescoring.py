@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from sigmel.decoding.graph.arpa_ngrams import NGramModel
 from sigmel.decoding.graph.graph import EPSILON
-from sigmel.decoding.graph.ngrams import NGramModel
 from sigmel.decoding.graph.openfst import composed, reader, without_epsilons
 from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.lattice import Lattice

@@ -20,7 +20,7 @@ if _version < "202511":  # a year and a month
 if _version.split(".")[0] not in ("202511", "202611"):
     warnings.warn(f"sigmel supports espnet 202511 and 202611; {_version} was not tested with it", stacklevel=2)
 
-from sigmel.hosts.espnet.choices import espnet_class
+from sigmel.hosts.espnet.class_choices import espnet_class
 from sigmel.hosts.espnet.conformer import OmniRouterConformerEncoder, OmniRouterEBranchformerEncoder
 from sigmel.hosts.espnet.encoder import RegisteredEncoder
 from sigmel.hosts.espnet.frontend import RegisteredFrontend

@@ -13,7 +13,7 @@ import torch
 from espnet2.bin import asr_inference
 from espnet2.bin.asr_inference import Hypothesis  # versions of ESPnet define this class in different modules
 
-from sigmel.decoding.search.decoder import OPTIONS, GraphDecoder, add_decoding_options, decoding_options
+from sigmel.decoding.search.graph_decoder import OPTIONS, GraphDecoder, add_decoding_options, decoding_options
 from sigmel.errors import SigmelError
 
 Result = tuple[str, list[str], list[int], Hypothesis]

@@ -10,12 +10,12 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import Tensor
 
 from sigmel.checkpoints.espnet import ACTIVATIONS, ROUTED, RoutedEncoder
-from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.checkpoints.strict_loading import check_when_loaded
 from sigmel.errors import SigmelError
+from sigmel.flat_options import check_choice, flat_options, split_options
 from sigmel.layers.routed_feed_forward import route_layers, take_routing
 from sigmel.layers.routing import Routing
 from sigmel.models.encoder import EncoderOutput
-from sigmel.options import check_choice, flat_options, split_options
 
 
 class RoutedEncoderMixin(AbsEncoder):

@@ -12,14 +12,14 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.tts.abs_tts import AbsTTS
 from torch import Tensor
 
-from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.checkpoints.strict_loading import check_when_loaded
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
+from sigmel.flat_options import flat_options
 from sigmel.layers.masks import valid_frames
-from sigmel.layers.state import map_state
+from sigmel.layers.streaming_state import map_state
 from sigmel.models.lm import TEXT_EOS, TEXT_SPECIAL, DMelLM, LMState
-from sigmel.options import flat_options
 
 try:
     from espnet2.legacy.nets.scorer_interface import BatchScorerInterface

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.checkpoints.espnet import encoder_from_espnet, espnet_signature
-from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.checkpoints.strict_loading import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.models.encoder import EncoderOutput
 

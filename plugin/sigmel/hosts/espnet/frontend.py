@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.files.audio import parse_sample_rate
-from sigmel.options import flat_signature
+from sigmel.flat_options import flat_signature
 
 
 class RegisteredFrontend(AbsFrontend):

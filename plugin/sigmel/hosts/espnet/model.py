@@ -10,12 +10,12 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
-from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.checkpoints.strict_loading import check_when_loaded
 from sigmel.errors import SigmelError
+from sigmel.flat_options import flat_options
 from sigmel.hosts.espnet.dmel_lm import DMelTokens
 from sigmel.hosts.espnet.frontend import RegisteredFrontend
 from sigmel.models.encoder import EncoderOutput
-from sigmel.options import flat_options
 from sigmel.routing_study.statistics import RoutingStatistics
 
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from sigmel import registry
 from sigmel.errors import SigmelError
+from sigmel.flat_options import flat_options
 from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
 from sigmel.hosts.nemo.streaming_caches import Caches, pack, unpack
 from sigmel.models import encoder as core
-from sigmel.options import flat_options
 
 
 class RegisteredEncoder(NeuralModule, StreamingEncoder, Exportable, EncoderMixin):

@@ -18,11 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.files.audio import read_audio
+from sigmel.flat_options import check_choice
 from sigmel.models.lm import DMelLM
-from sigmel.options import check_choice
 from sigmel.tokens.batches import BatchesOfLikeLength, SpokenText, SpokenTexts, collate
 from sigmel.tokens.text import load_tokenizer, uncovered
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigmel.errors import SigmelError
 from sigmel.layers.attention import AttentionState
-from sigmel.layers.state import map_state
+from sigmel.layers.streaming_state import map_state
 
 Caches = tuple[Tensor, Tensor, Tensor]
 LEAVES = AttentionState, Tensor

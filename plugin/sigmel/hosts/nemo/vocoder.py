@@ -11,7 +11,7 @@ from nemo.collections.tts.models.base import Vocoder
 from torch import Tensor, nn
 
 from sigmel.errors import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.hosts.nemo.restore import load_model
 from sigmel.layers.masks import valid_frames
 

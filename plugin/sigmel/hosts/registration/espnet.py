@@ -61,6 +61,6 @@ class TaskFinder:
 
 
 def _extend(module: ModuleType) -> None:
-    from sigmel.hosts.espnet.choices import extend
+    from sigmel.hosts.espnet.class_choices import extend
 
     extend(module)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sigmel.errors import SigmelError
+from sigmel.flat_options import check_positive
 from sigmel.layers.patching import torch_attention
-from sigmel.options import check_positive
 
 _INSTEAD: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: torch_attention.scaled_dot_product_attention,

@@ -56,7 +56,7 @@ _embed.register_autograd(_backward, setup_context=_save)
 def dmel_encode(log_mel: Tensor, edges: Tensor) -> Tensor:
     """Ids of log-mel values: how many edges of its channel a value reaches.
 
-    dMel (arXiv 2407.15835, section 2.1). `sigmel.features.dmel.nearest_edges` makes edges of values.
+    dMel (arXiv 2407.15835, section 2.1). `sigmel.features.dmel_tokenizer.nearest_edges` makes edges of values.
 
     Args:
         log_mel: (..., C) float; compared in float32. NaN comes out as 0.

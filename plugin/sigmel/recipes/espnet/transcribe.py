@@ -12,7 +12,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.alignment import align
-from sigmel.decoding.search.decoder import GraphDecoder
+from sigmel.decoding.search.graph_decoder import GraphDecoder
 from sigmel.errors import SigmelError
 from sigmel.files.batches import Row
 from sigmel.hosts.espnet.asr_inference_graph import by_graph

@@ -29,7 +29,7 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sigmel.checkpoints.strict import check_when_loaded
+from sigmel.checkpoints.strict_loading import check_when_loaded
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 from sigmel.files.manifest import write_manifest

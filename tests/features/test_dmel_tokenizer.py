@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer, reflected
+from sigmel.features.dmel_tokenizer import DMelTokenizer, reflected
 
 
 def voice(samples, seed=0):

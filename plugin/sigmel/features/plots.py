@@ -1,22 +1,33 @@
-"""Pictures of sound: a spectrogram, and what dMel keeps of an utterance."""
+"""Plots of sound: a spectrogram, and what dMel keeps of an utterance; and Matplotlib for all plots."""
 
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.errors import optional_library
+from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.log_mel import LogMel
 from sigmel.features.phase import PhaseReconstruction
 from sigmel.files.audio import read_audio
-from sigmel.files.pictures import load_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def load_pyplot() -> Any:
+    """Matplotlib's pyplot, drawing into files.
+
+    Raises:
+        SigmelError: Matplotlib is not installed.
+    """
+    optional_library("matplotlib", "plots need", "pip install 'sigmel[plot]'").use("Agg")
+    return import_module("matplotlib.pyplot")
 
 
 def spectrogram(samples: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sigmel.cli import main
 from sigmel.errors import SigmelError
-from sigmel.scoring.errors import error_rate, result_row, score
+from sigmel.scoring.error_rates import error_rate, result_row, score
 from sigmel.scoring.results import MEASURED, read_results
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from sigmel.decoding.graph.arpa_ngrams import NGramModel, read_arpa
 from sigmel.decoding.graph.build import DecodingGraph
-from sigmel.decoding.graph.ngrams import NGramModel, read_arpa
 from sigmel.decoding.search import k2_backend
 from sigmel.decoding.search.hypothesis import Hypothesis
 from sigmel.decoding.search.kaldi_backend import KaldiDecoder, KaldiStream
 from sigmel.decoding.search.lattice import Lattice
 from sigmel.decoding.search.rescoring import LatticeRescorer
-from sigmel.decoding.search.search import Search, utterances
+from sigmel.decoding.search.search_width import Search, utterances
 from sigmel.errors import SigmelError
 
 BACKENDS = ("auto", "kaldi", "k2")

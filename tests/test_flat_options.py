@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from sigmel import SigmelError
-from sigmel.features.dmel import DMelTokenizer
+from sigmel.features.dmel_tokenizer import DMelTokenizer
+from sigmel.flat_options import flat_options, split_options
 from sigmel.models.encoder import OmniRouterEncoder
 from sigmel.models.lm import DMelLM
-from sigmel.options import flat_options, split_options
 
 
 @dataclass(frozen=True)

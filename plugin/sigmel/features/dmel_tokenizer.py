@@ -15,10 +15,10 @@ from sigmel.features.float32 import Float32Buffers
 from sigmel.features.log_mel import mel_filters
 from sigmel.features.special_frames import SpecialIds, add_special, special_ids
 from sigmel.files.resampling import resample
+from sigmel.flat_options import flat_options
 from sigmel.layers.masks import valid_frames
 from sigmel.ops import dmel_encode, dmel_encode_spectrum
 from sigmel.ops.dmel import reference
-from sigmel.options import flat_options
 
 BLOCK = 128  # frames whose spectra a thread of a CPU holds at once, so that they fit its caches
 

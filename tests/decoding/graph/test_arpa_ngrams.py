@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmel.decoding.graph.ngrams import END, UNKNOWN, read_arpa, train_ngrams, write_arpa
+from sigmel.decoding.graph.arpa_ngrams import END, UNKNOWN, read_arpa, train_ngrams, write_arpa
 from sigmel.errors import SigmelError
 
 ARPA = """made by hand
