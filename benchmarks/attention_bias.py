@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from harness import options, report
 from matplotlib import pyplot
-from side_by_side import options, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm

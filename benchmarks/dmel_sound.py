@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import options, report
 from scipy.fft import dct
-from side_by_side import options, report
 from torch import Tensor
 from tqdm import tqdm
 

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 from dmel import DiscretizedLogMelFbank, LogMelFbank
-from side_by_side import Row, compare, compare_memory, options, report, row
+from harness import Row, compare, compare_memory, options, report, row
 from torch import Tensor
 from torch.nn import functional as F
 

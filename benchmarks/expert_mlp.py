@@ -12,7 +12,7 @@ import sys
 from typing import NamedTuple
 
 import torch
-from side_by_side import Row, Work, compare, options, report
+from harness import Row, Work, compare, options, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from side_by_side import Row, compare, milliseconds, options, report, row
+from harness import Row, compare, milliseconds, options, report, row
 
 from sigmel.decoding.graph.arpa_ngrams import train_ngrams
 from sigmel.decoding.graph.build import DecodingGraph, build, build_lg

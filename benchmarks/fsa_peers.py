@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fsa import error_rate
-from side_by_side import Row, options, report, row
+from harness import Row, options, report, row
 from tqdm import tqdm
 
 from sigmel.decoding.graph.arpa_ngrams import train_ngrams, write_arpa

@@ -7,7 +7,7 @@ The peer is torch's F.scaled_dot_product_attention. Whether ours is right is che
 from __future__ import annotations
 
 import torch
-from side_by_side import Row, compare, compare_memory, matmul_rate, options, report
+from harness import Row, compare, compare_memory, matmul_rate, options, report
 from torch import Tensor
 from torch.nn import functional as F
 

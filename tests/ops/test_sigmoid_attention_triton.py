@@ -276,7 +276,7 @@ def test_unsupported():
 COMPILE = """
 import torch
 
-from sigmel.ops.sigmoid_attention import cuda, cuda_kernels
+from sigmel.ops.sigmoid_attention import cuda, triton_kernels
 from sigmel.ops.sigmoid_attention.reference import Context, Inputs, Layout
 
 capability, half = int(sys.argv[1]), sys.argv[2] == "half"
@@ -297,7 +297,7 @@ for width in (64, 256) if half else (64,):
         if name == "backward_queries":
             arguments["sums"] = bias
         queries, keys, warps, stages = cuda._choices(name, width, half)[0]
-        compiled = getattr(cuda_kernels, name).warmup(
+        compiled = getattr(triton_kernels, name).warmup(
             grid=(1,), BLOCK_Q=queries, BLOCK_K=keys, num_warps=warps, num_stages=stages, **arguments
         )
         assert compiled.metadata.shared <= 227 * 1024 if capability == 90 else 99 * 1024, (name, width)
@@ -305,7 +305,7 @@ for width in (64, 256) if half else (64,):
         if name == "forward" and width == 64:  # and over pages
             paged = Inputs(q[0, :, None, :100], q, q, bias, slopes, Layout(None, None, None, cu, cu), 0.1, Context())
             arguments |= cuda._shared(paged) | {"page_table": cu, "page_size": 16}
-            getattr(cuda_kernels, name).warmup(
+            getattr(triton_kernels, name).warmup(
                 grid=(1,), BLOCK_Q=queries, BLOCK_K=keys, num_warps=warps, num_stages=stages, **arguments
             )
 """

@@ -24,8 +24,8 @@ import torch
 import triton
 from torch import Tensor
 
-from sigmel.ops.experts import cuda_kernels as kernels
 from sigmel.ops.experts import reference
+from sigmel.ops.experts import triton_kernels as kernels
 from sigmel.ops.experts.reference import GATED, Inputs
 from sigmel.ops.triton_common import INTERPRETED, Choices, device_problem, tuned
 

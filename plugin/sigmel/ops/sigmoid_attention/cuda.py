@@ -19,7 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
-from sigmel.ops.sigmoid_attention import cuda_kernels as kernels
+from sigmel.ops.sigmoid_attention import triton_kernels as kernels
 from sigmel.ops.sigmoid_attention.reference import Inputs
 from sigmel.ops.triton_common import INTERPRETED, Choices, device_problem, tuned
 

@@ -10,7 +10,7 @@ loop over blocks has three parts: blocks seen in part, as a whole, and in part. 
 import triton
 import triton.language as tl
 
-from sigmel.ops.sigmoid_attention.cuda_blocks import (
+from sigmel.ops.sigmoid_attention.triton_blocks import (
     bounds_of,
     extent_of,
     find_block,
