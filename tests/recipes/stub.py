@@ -17,10 +17,11 @@ if verb == "compare":
     os.execv(os.environ["REAL_PYTHON"], [os.environ["REAL_PYTHON"], *arguments])
 if arguments[0] == "-c":  # whether sigmel is there
     sys.exit()
+if "--list-speakers" in arguments:
+    print("ann\nbob")
+    sys.exit()
 with open(os.environ["STUB_LOG"], "a") as log:
     log.write(json.dumps({"folder": os.getcwd(), "arguments": arguments}) + "\n")
-if verb == "speakers.py":
-    print("ann\nbob")
 if "--output" in arguments:
     output = value("--output")
     if output.suffix in {".npz", ".arpa", ".jsgf", ".nemo", ".json"}:

@@ -20,7 +20,7 @@ experiment
 end_of_options
 
 if [ "$test_speaker" = all ]; then
-  speakers=$("$python" local/speakers.py ${fsdd_dir:+--fsdd-dir "$fsdd_dir"})
+  speakers=$("$python" local/data.py --list-speakers --output data ${fsdd_dir:+--fsdd-dir "$fsdd_dir"})
   for speaker in $speakers; do
     ./run.sh "$@" --fsdd_dir "$fsdd_dir" --python "$python" --test_speaker "$speaker"
   done

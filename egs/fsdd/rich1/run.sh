@@ -27,7 +27,7 @@ case $task$size in # training utterances, and the size of the recogniser that ju
   tts*) train=4000 judge=tiny ;;
 esac
 corpus=(--train "$train")
-[ "$task" = asr ] || corpus+=(--speaker "$speaker" --as-recorded)
+[ "$task" = asr ] || corpus+=(--speaker "$speaker")
 make_data ../asr1/local/data.py "${corpus[@]}" ${fsdd_dir:+--fsdd-dir "$fsdd_dir"}
 
 rate=8000

@@ -63,16 +63,11 @@ def corpus_parser(script: str, archive: Archive | None = None) -> argparse.Argum
     parser.add_argument("--output", type=Path, required=True, help="folder to make; left alone if it is complete")
     parser.add_argument("--workers", type=at_least(1), help="processes (default: one a CPU)")
     if archive:
-        add_source(parser, archive, recipe)
+        parser.add_argument(archive.option, type=Path, dest="copy", help="copy of the corpus (default: download it)")
+        parser.add_argument(
+            "--download-dir", type=Path, default=recipe / "downloads", help="for downloads (default: %(default)s)"
+        )
     return parser
-
-
-def add_source(parser: argparse.ArgumentParser, archive: Archive, recipe: Path) -> None:
-    """Add the options of a downloaded corpus; `source` reads them."""
-    parser.add_argument(archive.option, type=Path, dest="copy", help="copy of the corpus (default: download it)")
-    parser.add_argument(
-        "--download-dir", type=Path, default=recipe / "downloads", help="folder of downloads (default: %(default)s)"
-    )
 
 
 def source(options: argparse.Namespace, archive: Archive) -> Path:

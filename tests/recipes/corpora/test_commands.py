@@ -59,13 +59,15 @@ def test_speakers_of_sets_are_disjoint():
     assert not (train & dev) | (train & test) | (dev & test)
 
 
-def test_unused_sentences_keep_to_their_parts():
+def test_sentences_keep_to_the_parts_of_their_set_and_occur_once():
     rng = np.random.default_rng(0)
     used = set()
-    for _ in range(50):
-        text = commands.unused_sentence(rng, range(10, 20), used, ("timer", "alarm"))
-        assert text not in used
-        assert commands.part_of(text) in range(10, 20)
-        used.add(text)
+    parts = {"train": range(80), "dev": range(80, 85), "test": range(85, 100), "test_ood": range(85, 100)}
+    said = {name: list(commands.sentences(name, 50, rng, used, ("timer", "alarm"))) for name in parts}
+    for name, texts in said.items():
+        assert len(texts) == 50
+        assert {commands.part_of(text) for text in texts} <= set(parts[name])
+    assert used == {*said["dev"], *said["test"], *said["test_ood"]}
+    assert len(used) == 150
     with pytest.raises(SigmelError, match="few sentences left of rise"):
-        commands.unused_sentence(rng, range(100), {"rise", "set"}, ("rise",))
+        list(commands.sentences("train", 1, rng, {"rise", "set"}, ("rise",)))

@@ -41,8 +41,6 @@ SAMPLE_RATE = 16000
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 OOD_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 NOISES = ("white", "pink", "brown")
-# The parts of all sentences, see `commands.part_of`, that go to each set.
-SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100), "test_ood": range(85, 100)}
 
 
 class Job(NamedTuple):
@@ -68,12 +66,10 @@ def plan(options: argparse.Namespace) -> Plan:
     used: set[str] = set()
     for number, (name, size) in enumerate(sizes.items()):
         rng = np.random.default_rng((options.seed, number))
-        jobs[name] = []
-        for index in range(size):
-            text = commands.unused_sentence(rng, SENTENCES[name], used)
-            if name != "train":
-                used.add(text)
-            jobs[name].append(Job(f"{name}-{index:05d}", name, text, (options.seed, number, index)))
+        jobs[name] = [
+            Job(f"{name}-{index:05d}", name, text, (options.seed, number, index))
+            for index, text in enumerate(commands.sentences(name, size, rng, used))
+        ]
     return Plan(jobs, voices)
 
 
@@ -91,8 +87,7 @@ def make(voices: Sequence[str], job: Job) -> Sound:
 def vary(job: Job, rng: np.random.Generator) -> Sound:
     """A sentence with the random voice, room and noise of its set; the manifest names the noise."""
     unseen = job.set == "test_ood"
-    speakers = commands.speakers(job.set.removesuffix("_ood"))
-
+    speakers = commands.speakers(job.set)
     accents = OOD_ACCENTS if unseen else ACCENTS
     voice, spoken = commands.speak(job.text, accents, speakers, rng, SAMPLE_RATE)
     samples = with_edges(spoken.samples, rng)
@@ -100,9 +95,7 @@ def vary(job: Job, rng: np.random.Generator) -> Sound:
     if rng.random() < 0.3 or unseen:
         samples = augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(0.1, 0.5))
     if unseen:
-        others = [
-            commands.speak(commands.sentence(rng), accents, speakers, rng, SAMPLE_RATE)[1].samples for _ in range(4)
-        ]
+        others = commands.crowd(accents, speakers, rng, SAMPLE_RATE)
         extra = {"noise": "babble", "snr": round(rng.uniform(3.0, 15.0), 1)}
         samples = augment.add_noise(samples, augment.babble(others, len(samples), rng), extra["snr"])
     elif rng.random() < 0.6:

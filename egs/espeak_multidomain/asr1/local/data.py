@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,15 +44,14 @@ from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_pars
 HELD_OUT = ("jackson", "nicolas")
 UNSEEN_ACCENTS = ("en-gb-scotland", "en-029", "en-us-nyc")
 UNSEEN_RULES = ("cooking", "question", "security", "cleaning")
-# The parts of all sentences, see `commands.part_of`, and the recordings of each digit that go to each set.
-SENTENCES = {"train": range(80), "dev": range(80, 85), "test": range(85, 100)}
+# The recordings of each digit that go to each set.
 RECORDINGS = {"train": range(8, 1000), "dev": range(5, 8), "test": range(0, 5)}
 
-Channel = Callable[[np.ndarray, np.random.Generator, Sequence[str]], np.ndarray]
+Channel = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 class Domain(NamedTuple):
-    """What is said, how, and through what: `channel` takes samples, a generator and the speakers of the set."""
+    """What is said, how, and through what."""
 
     rules: tuple[str, ...]
     accents: tuple[str, ...]
@@ -66,8 +66,7 @@ class Job(NamedTuple):
     set: str
     domain: str
     text: str
-    speaker: str  # empty: eSpeak NG
-    recordings: tuple[str, ...]  # names; empty: eSpeak NG
+    recordings: Sequence[Recording]  # empty: eSpeak NG
     seed: tuple[int, ...]
 
 
@@ -84,39 +83,30 @@ def in_room(samples: np.ndarray, rng: np.random.Generator, low: float, high: flo
     return augment.reverberate(samples, rng, SAMPLE_RATE, rng.uniform(low, high))
 
 
-def quiet_room(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+def quiet_room(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return noisy(in_room(samples, rng, 0.1, 0.3), rng, "white", 20.0, 40.0)
 
 
-def telephone(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+def telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return augment.band_limit(noisy(samples, rng, "pink", 10.0, 30.0), SAMPLE_RATE)
 
 
-def car(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
-    return noisy(samples, rng, "brown", 0.0, 20.0)
-
-
-def hall(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+def hall(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return augment.equalize(in_room(samples, rng, 0.3, 0.6), rng, SAMPLE_RATE)
 
 
-def babble(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
-    def stranger() -> np.ndarray:
-        _, spoken = commands.speak(commands.sentence(rng), DOMAINS["home"].accents, speakers, rng, SAMPLE_RATE)
-        return spoken.samples
-
-    others = augment.babble([stranger() for _ in range(4)], len(samples), rng)
-    return augment.add_noise(samples, others, rng.uniform(0.0, 10.0))
+def babble(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    others = commands.crowd(DOMAINS["home"].accents, commands.speakers("test"), rng, SAMPLE_RATE)
+    return augment.add_noise(samples, augment.babble(others, len(samples), rng), rng.uniform(0.0, 10.0))
 
 
-def large_room(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
-    return in_room(samples, rng, 0.8, 1.5)
-
-
-def bad_microphone(samples: np.ndarray, rng: np.random.Generator, speakers: Sequence[str]) -> np.ndarray:
+def bad_microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     samples = augment.equalize(samples, rng, SAMPLE_RATE, strength=12.0)
     return noisy(augment.clip(samples, rng.uniform(0.02, 0.1)), rng, "white", 15.0, 30.0)
 
+
+car = partial(noisy, colour="brown", low=0.0, high=20.0)
+large_room = partial(in_room, low=0.8, high=1.5)
 
 DOMAINS = {
     "home": Domain(("light", "device", "climate", "media", "volume"), ("en", "en-us"), (130, 200), quiet_room),
@@ -153,59 +143,46 @@ def choose(sizes: dict[str, int], recordings: Sequence[Recording], seed: int) ->
     used: set[str] = set()
 
     def spoken(name: str, domain: str, count: int, seed: tuple[int, ...]) -> list[Job]:
-        rng = np.random.default_rng(seed)
-        parts, rules = SENTENCES.get(name, SENTENCES["test"]), (DOMAINS | UNSEEN)[domain].rules
-        found = []
-        for number in range(count):
-            text = commands.unused_sentence(rng, parts, used, rules)
-            if name != "train":
-                used.add(text)
-            found.append(Job(f"{name}-{domain}-{number:05d}", name, domain, text, "", (), (*seed, number)))
-        return found
+        texts = commands.sentences(name, count, np.random.default_rng(seed), used, (DOMAINS | UNSEEN)[domain].rules)
+        return [
+            Job(f"{name}-{domain}-{number:05d}", name, domain, text, (), (*seed, number))
+            for number, text in enumerate(texts)
+        ]
 
     for index, (name, size) in enumerate(sizes.items()):
         if name in UNSEEN:
             jobs[name] = spoken(name, name, size, (seed, index))
             continue
         heard = [r for r in recordings if r.take in RECORDINGS[name] and r.speaker not in HELD_OUT]
-        jobs[name] = digits(name, heard, size // 5, (seed, index, 0))
+        if not heard:
+            raise SigmelError(f"--fsdd-dir: no recordings for {name}, which takes indices {RECORDINGS[name]}")
+        jobs[name] = digits(name, random_strings(heard, size // 5, (seed, index, 0)), (seed, index, 0))
         for number, domain in enumerate(DOMAINS, start=1):
             share = size // 5 + (number <= size % 5)
             jobs[name] += spoken(name, domain, share, (seed, index, number))
     for index, speaker in enumerate(HELD_OUT, start=len(sizes)):
-        jobs[f"real_{speaker}"] = every_digit(f"real_{speaker}", recordings, speaker, (seed, index))
+        own = fsdd.by_speaker(recordings).get(speaker)
+        if not own:
+            raise SigmelError(f"--fsdd-dir: no recordings of {speaker}")
+        jobs[f"real_{speaker}"] = digits(f"real_{speaker}", fsdd.even_strings(own, 2, (seed, index)), (seed, index))
     return jobs
 
 
-def digits(name: str, recordings: Sequence[Recording], count: int, seed: tuple[int, ...]) -> list[Job]:
+def random_strings(recordings: Sequence[Recording], count: int, seed: tuple[int, ...]) -> Iterator[list[Recording]]:
     """Strings of random digits, each by a random speaker."""
-    choices: dict[str, list[Recording]] = {}
-    for recording in recordings:
-        choices.setdefault(recording.speaker, []).append(recording)
-    if not choices:
-        raise SigmelError(f"--fsdd-dir: no recordings for {name}, which takes indices {RECORDINGS[name]}")
-    rng = np.random.default_rng(seed)
-    jobs = []
-    for number in range(count):
+    rng, choices = np.random.default_rng(seed), fsdd.by_speaker(recordings)
+    for _ in range(count):
         own = choices[sorted(choices)[rng.integers(len(choices))]]
-        string = [own[i] for i in rng.integers(len(own), size=rng.integers(1, fsdd.LONGEST + 1))]
-        jobs.append(_string(name, number, string, seed))
+        yield [own[i] for i in rng.integers(len(own), size=rng.integers(1, fsdd.LONGEST + 1))]
+
+
+def digits(name: str, strings: Iterable[Sequence[Recording]], seed: tuple[int, ...]) -> list[Job]:
+    """The utterances of a set that are strings of digits."""
+    jobs = []
+    for number, string in enumerate(strings):
+        text = fsdd.words(recording.digit for recording in string)
+        jobs.append(Job(f"{name}-digits-{number:05d}", name, "digits", text, string, (*seed, number)))
     return jobs
-
-
-def every_digit(name: str, recordings: Sequence[Recording], speaker: str, seed: tuple[int, ...]) -> list[Job]:
-    """Strings with every recording of a speaker, twice."""
-    own = [recording for recording in recordings if recording.speaker == speaker]
-    if not own:
-        raise SigmelError(f"--fsdd-dir: no recordings of {speaker}")
-    strings = fsdd.even_strings(own, 2, np.random.default_rng(seed))
-    return [_string(name, number, string, seed) for number, string in enumerate(strings)]
-
-
-def _string(name: str, number: int, string: Sequence[Recording], seed: tuple[int, ...]) -> Job:
-    text = " ".join(fsdd.WORDS[recording.digit] for recording in string)
-    recordings = tuple(recording.name for recording in string)
-    return Job(f"{name}-digits-{number:05d}", name, "digits", text, string[0].speaker, recordings, (*seed, number))
 
 
 # --- the sound
@@ -217,16 +194,16 @@ def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
     extra: dict[str, object] = {"domain": job.domain}
     if job.recordings:
         train = job.set == "train"
-        samples = fsdd.join([recordings[name] for name in job.recordings], rng, loose=train)
+        samples = fsdd.join([recordings[recording.name] for recording in job.recordings], rng, loose=train)
         if train:
             samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest=1.2)
             samples = augment.vary_room(samples, rng, SAMPLE_RATE)
-        return Sound(samples, job.text, job.speaker, extra)
+        return Sound(samples, job.text, job.recordings[0].speaker, extra)
     domain = (DOMAINS | UNSEEN)[job.domain]
-    speakers = commands.speakers(job.set if job.set in SENTENCES else "test")
+    speakers = commands.speakers(job.set)
     voice, said = commands.speak(job.text, domain.accents, speakers, rng, SAMPLE_RATE, domain.speeds)
     before, after = (int(edge) for edge in rng.uniform(0.05, 0.3, size=2) * SAMPLE_RATE)
-    samples = domain.channel(np.pad(said.samples, (before, after)), rng, speakers)
+    samples = domain.channel(np.pad(said.samples, (before, after)), rng)
     samples = augment.set_level(samples, 10.0 ** rng.uniform(-1.0, -0.05))
     if job.set != "train":  # for a look at what experts do by phone; nothing changes the time from here on
         shift = before / SAMPLE_RATE
@@ -239,8 +216,7 @@ def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
 
 def plan(options: argparse.Namespace) -> Plan:
     """The utterances of each set, and the recordings of digits that they are made of."""
-    recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
-    usable, samples, skipped = fsdd.load(recordings)
+    usable, samples, skipped = fsdd.load(fsdd.find_recordings(source(options, fsdd.ARCHIVE)))
     sizes = {"train": options.train, "dev": options.dev, "test": options.test}
     return Plan(choose(sizes | dict.fromkeys(UNSEEN, options.test), usable, options.seed), samples, skipped)
 

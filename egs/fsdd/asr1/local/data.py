@@ -18,17 +18,16 @@ NAME               all other speakers',    all other          test_loso_NAME: al
 
 So no recording of a test is ever heard in training. In dev and test each recording is used equally often, strings have
 random lengths, and the sound is not changed. Training strings draw digits at random and are varied at random: vocal
-tract, pitch, tempo, room, microphone and noise. A share of them (`--tts-share`) is spoken by eSpeak NG instead, by a
-hundred speakers with English accents, and foreign ones that read English digits in their own spelling.
+tract, pitch, tempo, room, microphone and noise. Half of the strings are spoken by eSpeak NG instead, by a hundred
+speakers with English accents, and foreign ones that read English digits in their own spelling.
 
-`--speaker NAME --as-recorded` is for learning to speak: strings of NAME alone, whose sound is not changed.
+`--speaker NAME` is for learning to speak: strings of NAME alone, whose sound is not changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,6 +43,7 @@ from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_pars
 
 TEST_INDICES = range(0, 5)
 DEV_INDICES = range(5, 8)
+TTS_SHARE = 0.5  # of training strings
 
 # English digits, spelled as they sound to speakers of each language.
 ACCENTS = {
@@ -68,9 +68,8 @@ class Job(NamedTuple):
     """One string to be made."""
 
     id: str
-    digits: tuple[int, ...]
-    speaker: str  # empty: eSpeak NG
-    recordings: tuple[str, ...]  # names; empty: eSpeak NG
+    recordings: Sequence[Recording]  # empty: eSpeak NG says the digits
+    digits: Sequence[int]
     seed: tuple[int, ...]
     vary: bool
 
@@ -82,7 +81,7 @@ def split(recordings: Sequence[Recording], test_speaker: str) -> dict[str, list[
     """The recordings of each set; see the table at the top of this file."""
     official = test_speaker == "none"
     if not official:
-        check_speaker("--test-speaker", test_speaker, recordings)
+        of_speaker(recordings, test_speaker, "--test-speaker")
     test = "test_official" if official else f"test_loso_{test_speaker}"
     sets: dict[str, list[Recording]] = {"train": [], "dev": [], test: []}
     for recording in recordings:
@@ -90,75 +89,68 @@ def split(recordings: Sequence[Recording], test_speaker: str) -> dict[str, list[
         sets[test if in_test else "dev" if recording.take in DEV_INDICES else "train"].append(recording)
     for name, members in sets.items():
         if not members:
-            raise SigmelError(f"no recordings are left for {name}; found {len(recordings)} of {speakers(recordings)}")
+            found = f"{len(recordings)} of {', '.join(fsdd.by_speaker(recordings))}"
+            raise SigmelError(f"no recordings are left for {name}; found {found}")
     return sets
 
 
-def check_speaker(option: str, name: str, recordings: Sequence[Recording]) -> None:
-    """Raise a SigmelError if there is no such speaker."""
-    if all(recording.speaker != name for recording in recordings):
-        raise SigmelError(f"{option}: no {name}; there are {speakers(recordings)}")
+def of_speaker(recordings: Sequence[Recording], name: str, option: str) -> list[Recording]:
+    """The recordings of a speaker.
 
-
-def speakers(recordings: Sequence[Recording]) -> str:
-    """The names of all speakers, for an error message."""
-    return ", ".join(sorted({recording.speaker for recording in recordings}))
+    Raises:
+        SigmelError: there is no such speaker; the message names the option.
+    """
+    found = fsdd.by_speaker(recordings)
+    if name not in found:
+        raise SigmelError(f"{option}: no {name}; there are {', '.join(found)}")
+    return found[name]
 
 
 def plan_even(name: str, recordings: Sequence[Recording], passes: int, seed: tuple[int, ...]) -> list[Job]:
     """Strings that use every recording `passes` times, without any change of the sound."""
-    strings = fsdd.even_strings(recordings, passes, np.random.default_rng(seed))
-    return [
-        _job(f"{name}-{part[0].speaker}-{number:05d}", part, (*seed, number), vary=False)
-        for number, part in enumerate(strings)
-    ]
+    jobs = []
+    for number, string in enumerate(fsdd.even_strings(recordings, passes, seed)):
+        digits = [recording.digit for recording in string]
+        jobs.append(Job(f"{name}-{string[0].speaker}-{number:05d}", string, digits, (*seed, number), vary=False))
+    return jobs
 
 
 def plan_training(
     recordings: Sequence[Recording], count: int, tts_share: float, vary: bool, seed: tuple[int, ...]
 ) -> list[Job]:
     """`count` strings of random digits: a share for eSpeak NG, and the others each of a random speaker."""
-    by_speaker: dict[str, dict[int, list[Recording]]] = defaultdict(lambda: defaultdict(list))
-    for recording in recordings:
-        by_speaker[recording.speaker][recording.digit].append(recording)
-    names = sorted(by_speaker)
+    speakers = sorted(fsdd.by_speaker(recordings).items())
     rng = np.random.default_rng(seed)
     jobs = []
     for number in range(count):
         length = int(rng.integers(1, fsdd.LONGEST + 1))
-        job_seed = (*seed, number)
         if rng.random() < tts_share:
-            digits = tuple(int(digit) for digit in rng.integers(10, size=length))
-            jobs.append(Job(f"train-espeak-{number:05d}", digits, "", (), job_seed, vary))
+            speaker, string, digits = "espeak", [], rng.integers(10, size=length).tolist()
         else:
-            own = by_speaker[names[rng.integers(len(names))]]
-            choices = [own[digit] for digit in rng.choice(sorted(own), size=length)]
-            part = [choice[rng.integers(len(choice))] for choice in choices]
-            jobs.append(_job(f"train-{part[0].speaker}-{number:05d}", part, job_seed, vary))
+            speaker, own = speakers[rng.integers(len(speakers))]
+            digits = rng.choice(sorted({recording.digit for recording in own}), size=length).tolist()
+            choices = [[recording for recording in own if recording.digit == digit] for digit in digits]
+            string = [choice[rng.integers(len(choice))] for choice in choices]
+        jobs.append(Job(f"train-{speaker}-{number:05d}", string, digits, (*seed, number), vary))
     return jobs
-
-
-def _job(name: str, part: Sequence[Recording], seed: tuple[int, ...], vary: bool) -> Job:
-    digits = tuple(recording.digit for recording in part)
-    return Job(name, digits, part[0].speaker, tuple(recording.name for recording in part), seed, vary)
 
 
 # --- the sound
 
 
-def make(recordings: dict[str, np.ndarray], job: Job) -> Sound:
-    """Make one string of recordings, given by name, or have eSpeak NG say it."""
+def make(samples: dict[str, np.ndarray], job: Job) -> Sound:
+    """Make one string of recordings, whose samples are given by name, or have eSpeak NG say it."""
     rng = np.random.default_rng(job.seed)
     if job.recordings:
-        speaker, widest = job.speaker, 1.25
-        samples = fsdd.join([recordings[name] for name in job.recordings], rng, loose=job.vary)
+        speaker, widest = job.recordings[0].speaker, 1.25
+        sound = fsdd.join([samples[recording.name] for recording in job.recordings], rng, loose=job.vary)
     else:
-        (speaker, samples), widest = speak(job.digits, rng), 1.12
+        (speaker, sound), widest = speak(job.digits, rng), 1.12
     if job.vary:
-        samples = augment.vary_voice(samples, rng, SAMPLE_RATE, widest)
-        samples = augment.vary_room(samples, rng, SAMPLE_RATE)
-    text = " ".join(WORDS[digit] for digit in job.digits)
-    return Sound(samples, text, speaker, {"recordings": list(job.recordings)})
+        sound = augment.vary_voice(sound, rng, SAMPLE_RATE, widest)
+        sound = augment.vary_room(sound, rng, SAMPLE_RATE)
+    extra = {"recordings": [recording.name for recording in job.recordings]}
+    return Sound(sound, fsdd.words(job.digits), speaker, extra)
 
 
 def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -183,15 +175,15 @@ def speak(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndar
 def plan(options: argparse.Namespace) -> Plan:
     """The strings of each set, and the recordings that they are made of."""
     recordings = fsdd.find_recordings(source(options, fsdd.ARCHIVE))
-    if options.speaker != "all":
-        check_speaker("--speaker", options.speaker, recordings)
-        recordings = [recording for recording in recordings if recording.speaker == options.speaker]
+    anybody = options.speaker == "all"
+    if not anybody:
+        recordings = of_speaker(recordings, options.speaker, "--speaker")
     usable, samples, skipped = fsdd.load(recordings)
     jobs = {}
     for number, (name, members) in enumerate(split(usable, options.test_speaker).items()):
         seed = (options.seed, number)
         if name == "train":
-            jobs[name] = plan_training(members, options.train, options.tts_share, not options.as_recorded, seed)
+            jobs[name] = plan_training(members, options.train, TTS_SHARE if anybody else 0.0, anybody, seed)
         else:
             passes = {"dev": 3, "test_official": 8}.get(name, 2)
             jobs[name] = plan_even(name, members, passes, seed)
@@ -205,16 +197,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--train", type=at_least(1), default=16000, help="training strings (default: 16000)")
     parser.add_argument(
-        "--tts-share", type=float, help="share of training strings by eSpeak NG (default: 0.5, or 0 with --speaker)"
+        "--speaker", default="all", metavar="NAME", help="strings of NAME alone, as recorded (default: of all, varied)"
     )
-    parser.add_argument("--speaker", default="all", metavar="NAME", help="strings of NAME alone (default: all)")
-    parser.add_argument("--as-recorded", action="store_true", help="do nothing to the sound of the training strings")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the random numbers (default: 0)")
+    parser.add_argument("--list-speakers", action="store_true", help="print the names of all speakers, and end")
     options = parser.parse_args(argv)
-    if options.tts_share is None:
-        options.tts_share = 0.5 if options.speaker == "all" else 0.0
-    if not 0.0 <= options.tts_share <= 1.0:
-        parser.error("--tts-share must lie between 0 and 1")
+    if vars(options).pop("list_speakers"):
+        print(*fsdd.by_speaker(fsdd.find_recordings(source(options, fsdd.ARCHIVE))), sep="\n")
+        return
     build_corpus(options, plan, make, SAMPLE_RATE)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -210,29 +210,41 @@ def part_of(text: str) -> int:
     return zlib.crc32(text.encode()) % 100
 
 
-def unused_sentence(
-    rng: np.random.Generator, parts: range, used: Collection[str] = (), rules: Sequence[str] = ("command",)
-) -> str:
-    """A random sentence of one of the `rules` that belongs to `parts`, see `part_of`, and is not in `used`.
+def sentences(
+    set_name: str, count: int, rng: np.random.Generator, used: set[str], rules: Sequence[str] = ("command",)
+) -> Iterator[str]:
+    """Random sentences for a set; no sentence of dev and the tests occurs twice, or in another set.
+
+    Args:
+        set_name: "train", "dev" or any other name, which is that of a test.
+        count: number of sentences.
+        rng: of the choices.
+        used: sentences of dev and the tests so far, to which the sentences are added.
+        rules: the rules to choose from for each sentence.
 
     Raises:
         SigmelError: hardly any such sentence is left.
     """
-    for _ in range(20000):
-        text = sentence(rng, rules[int(rng.integers(len(rules)))] if len(rules) > 1 else rules[0])
-        if part_of(text) in parts and text not in used:
-            return text
-    raise SigmelError(
-        f"the grammar has few sentences left of {', '.join(rules)}, {len(used)} being used; ask for fewer"
-    )
+    parts = {"train": range(80), "dev": range(80, 85)}.get(set_name, range(85, 100))
+    for _ in range(count):
+        for _ in range(20000):
+            text = sentence(rng, rules[int(rng.integers(len(rules)))] if len(rules) > 1 else rules[0])
+            if part_of(text) in parts and text not in used:
+                break
+        else:
+            left = f"few sentences left of {', '.join(rules)}, {len(used)} being used"
+            raise SigmelError(f"the grammar has {left}; ask for fewer")
+        if set_name != "train":
+            used.add(text)
+        yield text
 
 
 def speakers(set_name: str) -> list[str]:
-    """The variants of eSpeak NG that speak in "train" (most), "dev" (6) or "test" (13)."""
+    """The variants of eSpeak NG that speak in "train" (most), "dev" (6) or, by any other name, a test (13)."""
     parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for number, variant in enumerate(variants()):
         parts["test" if number % 8 == 3 else "dev" if number % 16 == 7 else "train"].append(variant)
-    return parts[set_name]
+    return parts.get(set_name, parts["test"])
 
 
 def speak(
@@ -249,3 +261,10 @@ def speak(
     pitch, pitch_range = int(rng.integers(15, 86)), int(rng.integers(20, 81))
     with EspeakVoice(voice, speed, pitch, pitch_range, sample_rate=sample_rate) as speaker:
         return voice, speaker.speak(text)
+
+
+def crowd(
+    accents: Sequence[str], speakers: Sequence[str], rng: np.random.Generator, sample_rate: int
+) -> list[np.ndarray]:
+    """What four random voices say, for `augment.babble`."""
+    return [speak(sentence(rng), accents, speakers, rng, sample_rate)[1].samples for _ in range(4)]

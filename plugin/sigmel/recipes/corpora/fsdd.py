@@ -91,14 +91,23 @@ def trim(samples: np.ndarray, sample_rate: int = SAMPLE_RATE, depth: float = 40.
     return samples[max(loud[0] * hop - keep, 0) : (loud[-1] + 1) * hop + keep]
 
 
-def even_strings(
-    recordings: Iterable[Recording], passes: int, rng: np.random.Generator
-) -> Iterator[Sequence[Recording]]:
-    """Strings that use every recording `passes` times: recordings of a speaker, shuffled and cut at random."""
-    by_speaker = defaultdict(list)
+def by_speaker(recordings: Iterable[Recording]) -> dict[str, list[Recording]]:
+    """The recordings of each speaker."""
+    found = defaultdict(list)
     for recording in recordings:
-        by_speaker[recording.speaker].append(recording)
-    for own in by_speaker.values():
+        found[recording.speaker].append(recording)
+    return found
+
+
+def words(digits: Iterable[int]) -> str:
+    """The transcript of a string."""
+    return " ".join(WORDS[digit] for digit in digits)
+
+
+def even_strings(recordings: Iterable[Recording], passes: int, seed: tuple[int, ...]) -> Iterator[list[Recording]]:
+    """Strings that use every recording `passes` times: recordings of a speaker, shuffled and cut at random."""
+    rng = np.random.default_rng(seed)
+    for own in by_speaker(recordings).values():
         for _ in range(passes):
             rest = [own[i] for i in rng.permutation(len(own))]
             while rest:
