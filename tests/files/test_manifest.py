@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from sigmel.errors import SigmelError
 from sigmel.files.manifest import (
     ManifestError,
-    Skipped,
     Utterance,
     read_manifest,
     write_manifest,
-    write_skipped,
+    write_rows,
 )
 
 rows = st.builds(
@@ -86,11 +85,9 @@ def test_nothing_bad_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_skipped_is_listed_with_a_reason(tmp_path):
-    skipped = [
-        Skipped(Utterance("a", "a.wav", 1.0, extra={"snr": 3}), "silent"),
-        Skipped(Utterance("b", "b", 0.0), "?"),
-    ]
-    write_skipped(tmp_path / "skipped.jsonl", skipped)
-    listed = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    assert listed == [utterance.to_row() | {"reason": reason} for utterance, reason in skipped]
+def test_rows_are_written_as_they_are(tmp_path):
+    rows = [Utterance("a", "a.wav", 1.0, "é", extra={"snr": 3}).to_row() | {"reason": "silent"}, {"id": "a"}]
+    write_rows(tmp_path / "skipped.jsonl", rows)
+    lines = (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert "é" in lines[0]

@@ -18,18 +18,11 @@ from sigmel.features.dmel_tokenizer import DMelTokenizer
 from sigmel.features.vocoder import make_vocoder
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import AudioError, read_audio, write_wav
-from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
+from sigmel.files.manifest import Utterance, read_manifest, write_manifest, write_rows
 from sigmel.files.parallel import parallel_map
 from sigmel.files.sources import read_source
 from sigmel.recipes.arguments import at_least
 from sigmel.tokens.archive import DMelArchive, archives_in, dmel_archive_writer
-
-
-class Vocoder(NamedTuple):
-    """A vocoder of the registry and its options, in a form that can be sent to another process."""
-
-    name: str
-    options: tuple[tuple[str, Any], ...]
 
 
 class Shard(NamedTuple):
@@ -71,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocoder", default="phase", help="name of a vocoder, see `sigmel list` (default: %(default)s)"
     )
     decode.add_argument(
-        "--vocoder-conf", type=_option, action="append", metavar="NAME=VALUE", help="option of the vocoder"
+        "--vocoder-conf", type=_option, action="append", default=[], metavar="NAME=VALUE", help="option of the vocoder"
     )
     decode.set_defaults(run=_decode)
     for verb in (encode, decode):
@@ -135,8 +128,7 @@ def _is_done(shard: Shard, tokenizer: DMelTokenizer) -> bool:
 
 def _skipped(shard: Shard) -> set[str]:
     """The ids of a shard's utterances that could not be read."""
-    lines = shard.skipped.read_text(encoding="utf-8").splitlines() if shard.skipped.exists() else []
-    return {json.loads(line)["id"] for line in lines}
+    return {utterance.id for utterance in read_manifest(shard.skipped)} if shard.skipped.exists() else set()
 
 
 def encode_shard(config: dict, shard: Shard) -> None:
@@ -148,7 +140,7 @@ def encode_shard(config: dict, shard: Shard) -> None:
             try:
                 samples, _ = read_audio(utterance.audio_filepath, tokenizer.sample_rate)
             except AudioError as error:
-                skipped.append(Skipped(utterance, str(error)))
+                skipped.append(utterance.to_row() | {"reason": str(error)})
                 continue
             ids, _ = tokenizer.encode(torch.from_numpy(samples))
             row = utterance.to_row() | {"duration": len(samples) / tokenizer.sample_rate}
@@ -156,7 +148,7 @@ def encode_shard(config: dict, shard: Shard) -> None:
             writer.write(utterance.id, ids[0].numpy(), **row)
         shard.skipped.unlink(missing_ok=True)  # written by an earlier run, whose archive was removed
         if skipped:
-            write_skipped(shard.skipped, skipped)
+            write_rows(shard.skipped, skipped)
 
 
 def _decode(args: argparse.Namespace) -> int:
@@ -176,9 +168,9 @@ def _decode(args: argparse.Namespace) -> int:
     missing = wanted - {row["id"] for archive in archives for row in archive.rows}
     if missing:
         raise SigmelError(f"{args.source}: has no utterance {min(missing)!r}")
-    vocoder = Vocoder(args.vocoder, tuple(args.vocoder_conf or ()))
-    _decoder(json.dumps(archives[0].tokenizer), vocoder)  # refuses wrong options
-    for _ in parallel_map(decode_utterance, vocoder, jobs, args.workers, "audio", args.dask):
+    tokenizer = DMelTokenizer(**archives[0].tokenizer)
+    decoder = tokenizer, make_vocoder(tokenizer, args.vocoder, **dict(args.vocoder_conf))
+    for _ in parallel_map(decode_utterance, decoder, jobs, args.workers, "audio", args.dask):
         pass
     if args.manifest is not None:
         write_manifest(args.manifest, (_said(row, path) for row, path in listed))
@@ -192,14 +184,12 @@ def _said(row: dict[str, Any], path: Path) -> Utterance:
     return Utterance(row["id"], str(path), soundfile.info(path).duration, text, speaker)
 
 
-def decode_utterance(vocoder: Vocoder, job: tuple[str, str, Path]) -> None:
+def decode_utterance(decoder: tuple[DMelTokenizer, torch.nn.Module], job: tuple[str, str, Path]) -> None:
     """Write the audio of an utterance; a job is an archive, an id and the file to write."""
-    name, utterance_id, path = job
+    (tokenizer, vocoder), (archive, utterance_id, path) = decoder, job
     torch.set_num_threads(1)
-    archive = _opened(name)
-    tokenizer, make_sound = _decoder(json.dumps(archive.tokenizer), vocoder)
-    log_mel = tokenizer.decode(torch.from_numpy(np.array(archive[utterance_id]))[None])
-    waveform, _ = make_sound(log_mel)
+    log_mel = tokenizer.decode(torch.from_numpy(np.array(_opened(archive)[utterance_id]))[None])
+    waveform, _ = vocoder(log_mel)
     with atomic_path(path) as temporary:
         write_wav(temporary, waveform[0].numpy(), tokenizer.sample_rate)
 
@@ -208,13 +198,6 @@ def decode_utterance(vocoder: Vocoder, job: tuple[str, str, Path]) -> None:
 def _opened(archive: str) -> DMelArchive:
     """An archive; a process reads its index once for many utterances."""
     return DMelArchive(archive)
-
-
-@functools.lru_cache(maxsize=1)
-def _decoder(settings: str, vocoder: Vocoder) -> tuple[DMelTokenizer, torch.nn.Module]:
-    """The tokenizer of these settings, in JSON, and its vocoder; a process makes them once."""
-    tokenizer = DMelTokenizer(**json.loads(settings))
-    return tokenizer, make_vocoder(tokenizer, vocoder.name, **dict(vocoder.options))
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
 
 import numpy as np
 
 from sigmel.errors import SigmelError
 from sigmel.files.audio import read_audio
+from sigmel.files.manifest import Row
 
 SHORTEST = 0.1  # seconds: shorter audio holds no word, and front ends fail at it in different ways
-Row = dict[str, Any]
 
 
 def read_batches(
@@ -28,19 +28,19 @@ def read_batches(
     Yields:
         Up to `batch_size` rows, and the float32 waveform (samples,) of each.
     """
-    read: list[tuple[Row, np.ndarray]] = []
-    for row in rows:
-        try:
-            samples, _ = read_audio(row["audio_filepath"], sample_rate)
-            if len(samples) < SHORTEST * sample_rate:
-                needed = f"{len(samples)} samples are too few; need {int(SHORTEST * sample_rate)}"
-                raise SigmelError(f"{row['audio_filepath']}: {needed}")
-        except (SigmelError, OSError) as error:
-            skipped.append(row | {"reason": str(error)})
-            continue
-        read.append((row, samples))
-        if len(read) == batch_size:
-            yield [row for row, _ in read], [samples for _, samples in read]
-            read = []
-    if read:
-        yield [row for row, _ in read], [samples for _, samples in read]
+
+    def usable() -> Iterator[tuple[Row, np.ndarray]]:
+        for row in rows:
+            try:
+                samples, _ = read_audio(row["audio_filepath"], sample_rate)
+                if len(samples) < SHORTEST * sample_rate:
+                    needed = f"{len(samples)} samples are too few; need {int(SHORTEST * sample_rate)}"
+                    raise SigmelError(f"{row['audio_filepath']}: {needed}")
+            except (SigmelError, OSError) as error:
+                skipped.append(row | {"reason": str(error)})
+            else:
+                yield row, samples
+
+    reader = usable()
+    while batch := list(islice(reader, batch_size)):
+        yield [row for row, _ in batch], [samples for _, samples in batch]

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 
+Row = dict[str, Any]  # a line of a manifest; of a list of utterances that were left out, with a `reason`
 _FIELDS = ("id", "audio_filepath", "duration", "text", "speaker")
 
 
@@ -59,12 +60,12 @@ class Utterance:
         """The utterance with an absolute path; a relative path is taken from a folder."""
         return replace(self, audio_filepath=str(Path(folder).resolve() / self.audio_filepath))
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         """The row of a manifest."""
         return {name: getattr(self, name) for name in _FIELDS} | self.extra
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Utterance:
+    def from_row(cls, row: Row) -> Utterance:
         """The utterance of a manifest's row; a row without an id is named after its audio file.
 
         Raises:
@@ -97,7 +98,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
         raise ManifestError(f"{path}: not a text file in UTF-8: {error}") from error
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a manifest, with absolute paths of their audio.
 
     Raises:
@@ -119,28 +120,23 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
         SigmelError: an utterance has a wrong value, or two share an id.
     """
     seen: set[str] = set()
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+
+    def rows() -> Iterator[Row]:
         for utterance in utterances:
             utterance.validate()
             if utterance.id in seen:
                 raise SigmelError(f"{path}: two utterances have the id {utterance.id!r}")
             seen.add(utterance.id)
-            file.write(json.dumps(utterance.to_row(), ensure_ascii=False) + "\n")
+            yield utterance.to_row()
+
+    write_rows(path, rows())
     return len(seen)
 
 
-class Skipped(NamedTuple):
-    """An utterance that cannot be trained on, and why."""
-
-    utterance: Utterance
-    reason: str
-
-
-def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
-    """Write the utterances that were skipped, each row with its `reason`."""
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write rows in JSON, one a line, atomically."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for utterance, reason in skipped:
-            file.write(json.dumps(utterance.to_row() | {"reason": reason}, ensure_ascii=False) + "\n")
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _parse(line: str, where: str) -> Utterance:

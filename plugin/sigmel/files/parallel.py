@@ -69,7 +69,8 @@ def _on_cluster(
     except (OSError, ValueError) as error:
         raise SigmelError(f"no Dask cluster answers at {address}: {error}") from error
     with client:
-        futures = client.map(function, [context] * len(items), items, pure=False)
+        shared = client.scatter([context], hash=False)[0]  # sent once to a machine, not with every item
+        futures = client.map(function, [shared] * len(items), items, pure=False)
         try:
             for future in futures:
                 yield future.result()

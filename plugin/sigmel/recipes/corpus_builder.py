@@ -13,7 +13,7 @@ import numpy as np
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import write_wav
-from sigmel.files.manifest import Skipped, Utterance, write_manifest, write_skipped
+from sigmel.files.manifest import Row, Utterance, write_manifest, write_rows
 from sigmel.files.parallel import parallel_map
 from sigmel.recipes.arguments import at_least
 from sigmel.recipes.download import Archive
@@ -43,12 +43,12 @@ class Plan(NamedTuple):
     Attributes:
         jobs: set -> description of each utterance, with a field `id`.
         context: what all utterances are made from; each process gets it once.
-        skipped: recordings that cannot be used.
+        skipped: rows of recordings that cannot be used, each with a `reason`.
     """
 
     jobs: Mapping[str, Sequence[Any]]
     context: Any = None
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[Row] = ()
 
 
 def corpus_parser(script: str, archive: Archive | None = None) -> argparse.ArgumentParser:
@@ -115,14 +115,14 @@ def build_corpus(
             made = list(
                 parallel_map(_write, (make, planned.context, folder, sample_rate), jobs, options.workers, name)
             )
-            skipped += [utterance for utterance in made if isinstance(utterance, Skipped)]
+            skipped += [utterance for utterance in made if isinstance(utterance, dict)]
             usable = [utterance for utterance in made if isinstance(utterance, Utterance)]
             if not usable:
-                raise SigmelError(f"no utterance of the set {name} can be used; the last: {skipped[-1].reason}")
+                raise SigmelError(f"no utterance of the set {name} can be used; the last: {skipped[-1]['reason']}")
             write_manifest(folder / f"{name}.jsonl", usable)
             hours = sum(utterance.duration for utterance in usable) / 3600
             print(f"{name}.jsonl: {len(usable)} utterances, {hours:.2f} hours")
-        write_skipped(folder / "skipped.jsonl", skipped)
+        write_rows(folder / "skipped.jsonl", skipped)
         print(f"skipped.jsonl: {len(skipped)}")
     print(f"{options.output}: complete")
 
@@ -138,13 +138,13 @@ def _check_options(folder: Path, options: Mapping[str, Any]) -> None:
         raise SigmelError(f"{folder} was made with another {', '.join(changed)}; remove it or choose another folder")
 
 
-def _write(shared: tuple[Callable[[Any, Any], Sound], Any, Path, int], job: Any) -> Utterance | Skipped:
-    """Make one utterance and write its WAV file; an utterance with a fault is not written."""
+def _write(shared: tuple[Callable[[Any, Any], Sound], Any, Path, int], job: Any) -> Utterance | Row:
+    """Make one utterance and write its WAV file; of an utterance with a fault there is a row with the reason."""
     make, context, folder, sample_rate = shared
     sound = make(context, job)
     seconds = round(len(sound.samples) / sample_rate, 4)
     utterance = Utterance(job.id, f"wav/{job.id}.wav", seconds, sound.text, sound.speaker, dict(sound.extra))
     if sound.fault:
-        return Skipped(utterance, sound.fault)
+        return utterance.to_row() | {"reason": sound.fault}
     write_wav(folder / utterance.audio_filepath, sound.samples, sample_rate)
     return utterance

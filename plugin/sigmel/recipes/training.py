@@ -14,7 +14,7 @@ import torch
 from sigmel.errors import SigmelError
 from sigmel.files.atomic import atomic_path
 from sigmel.files.audio import AudioError, check_audio, read_audio
-from sigmel.files.manifest import Skipped, Utterance, read_manifest, write_skipped
+from sigmel.files.manifest import Row, Utterance, read_manifest, write_rows
 from sigmel.models.stack import ParameterCounts
 from sigmel.tokens.text import load_tokenizer, uncovered
 
@@ -23,7 +23,7 @@ METRICS = ("step", "seconds", "train_loss", "aux_loss", "attention_norm", "learn
 
 def trainable(
     manifest: Path, tokenizer_dir: Path, frame_duration: float, listed: Path
-) -> tuple[list[Utterance], list[Skipped]]:
+) -> tuple[list[Utterance], list[Row]]:
     """Read the utterances of a manifest that CTC can learn from.
 
     The others (no usable audio, no text, or more text than audio) are counted on the screen and listed in a file.
@@ -35,7 +35,7 @@ def trainable(
         listed: the file that lists the others; not written if there are none.
 
     Returns:
-        The utterances that are kept, with absolute paths, and the others.
+        The utterances that are kept, with absolute paths, and the rows of the others, each with a `reason`.
 
     Raises:
         SigmelError: the tokenizer cannot spell a text, whose utterance is named, or no utterance is left.
@@ -51,14 +51,14 @@ def trainable(
     kept, skipped = [], []
     for utterance in utterances:
         if fault := _fault(utterance, tokenizer.encode(utterance.text), frame_duration):
-            skipped.append(Skipped(utterance, fault))
+            skipped.append(utterance.to_row() | {"reason": fault})
         else:
             kept.append(utterance)
     if not kept:
-        why = f"; of the {len(skipped)} it holds, the first: {skipped[0].reason}" if skipped else ""
+        why = f"; of the {len(skipped)} it holds, the first: {skipped[0]['reason']}" if skipped else ""
         raise SigmelError(f"{manifest}: no utterance to learn from{why}")
     if skipped:
-        write_skipped(listed, skipped)
+        write_rows(listed, skipped)
         print(f"{manifest}: left out {len(skipped)} of {len(utterances)} utterances, see {listed}")
     return kept, skipped
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from sigmel.files.batches import Row, read_batches
+from sigmel.files.batches import read_batches
+from sigmel.files.manifest import Row, write_rows
 from sigmel.routing_study.statistics import WATCHED, watch_routing
 
 Batches = Iterable[list[np.ndarray]]  # each waveform is float32 (samples,)
@@ -69,9 +70,8 @@ class Transcribed:
         timing = {"audio_seconds": round(self.audio_seconds, 2), "seconds": round(self.seconds, 3), "rtfx": rtfx}
         timing |= {"batch_size": self.batch_size, "threads": torch.get_num_threads()}
         (folder / f"{name}.timing.json").write_text(json.dumps(timing, indent=2) + "\n")
-        for suffix, rows in (("", self.rows), (".skipped", self.skipped)):
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / f"{name}{suffix}.jsonl").write_text(text, encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", self.rows)
+        write_rows(folder / f"{name}.skipped.jsonl", self.skipped)
         note = f", {len(self.skipped)} without usable audio (see {name}.skipped.jsonl)" if self.skipped else ""
         return f"{name}: {len(self.rows)} utterances, {rtfx:.0f} x real time{note}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigmel.features.plots import load_pyplot
+from sigmel.files.manifest import write_rows
 from sigmel.routing_study.recogniser import Row
 from sigmel.routing_study.statistics import Table
 from sigmel.scoring.results import environment
@@ -46,8 +47,7 @@ def write_report(
             writer = csv.writer(file)
             writer.writerows([list(table[0])] if table else [])
             writer.writerows([[_text(value) for value in row.values()] for row in table])
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
-    (folder / "skipped.jsonl").write_text(lines, encoding="utf-8")
+    write_rows(folder / "skipped.jsonl", skipped)
     everything = {"summary": summary, "tables": tables, "environment": environment()}
     (folder / "routing.json").write_text(json.dumps(everything, ensure_ascii=False, indent=1), encoding="utf-8")
     (folder / "index.html").write_text(page(title, summary, tables, list(figures)), encoding="utf-8")

@@ -16,7 +16,7 @@ import numpy as np
 
 from sigmel.errors import SigmelError
 from sigmel.files.audio import AudioError, check_audio, read_audio
-from sigmel.files.manifest import Skipped, Utterance
+from sigmel.files.manifest import Row, Utterance
 from sigmel.recipes import augment
 from sigmel.recipes.download import Archive
 
@@ -61,7 +61,7 @@ def find_recordings(folder: Path) -> list[Recording]:
     return sorted(found, key=lambda recording: (recording.speaker, recording.digit, recording.take))
 
 
-def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Skipped]]:
+def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np.ndarray], list[Row]]:
     """Read and trim recordings: the usable recordings, their samples by name, and those that cannot be used."""
     usable, samples, skipped = [], {}, []
     for recording in recordings:
@@ -75,7 +75,7 @@ def load(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, np
             samples[recording.name] = trim(audio)
         else:
             utterance = Utterance(recording.name, str(recording.path), 0.0, WORDS[recording.digit], recording.speaker)
-            skipped.append(Skipped(utterance, fault))
+            skipped.append(utterance.to_row() | {"reason": fault})
     return usable, samples, skipped
 
 
