@@ -35,23 +35,14 @@ seeds_of() { # a size
   case $1 in narrow*) seq $((2 * seeds)) ;; *) seq "$seeds" ;; esac
 }
 
-# trainings SIZE ROUTING...: print the options of run.sh for systems, a line for each seed.
+# trainings SIZE ROUTING...: print the options of run.sh for systems, a line for each seed. Those of a size <base>_further
+# go on from the dense models of the size <base>.
 trainings() {
-  local seed routing
+  local seed routing start=
   for seed in $(seeds_of "$1"); do
+    [[ $1 != *_further ]] || start=$("${run[@]}" --size "${1%_further}" --routing dense --seed "$seed" --print model)
     for routing in "${@:2}"; do
-      echo "--size $1 --routing $routing --seed $seed"
-    done
-  done
-}
-
-# further SIZE ROUTING...: the same for systems that go on from the dense models of a size.
-further() {
-  local seed routing start
-  for seed in $(seeds_of "$1"); do
-    start=$("${run[@]}" --size "$1" --routing dense --seed "$seed" --print model)
-    for routing in "${@:2}"; do
-      echo "--size ${1}_further --routing $routing --seed $seed --start ${start#"$PWD"/}"
+      echo "--size $1 --routing $routing --seed $seed${start:+ --start ${start#"$PWD"/}}"
     done
   done
 }
@@ -65,7 +56,7 @@ in_parallel() { OMP_NUM_THREADS=1 xargs -P "$jobs" -L 1 "${run[@]}"; }
   [ "$size" != tiny ] || trainings narrow dense
 } | in_parallel
 for base in "${upcycled[@]}"; do
-  further "$base" dense omni
+  trainings "${base}_further" dense omni
 done | in_parallel
 
 data=$("${run[@]}" --size "$size" --print data)
@@ -97,8 +88,8 @@ done
 for base in "${upcycled[@]}"; do
   name=dense
   [ "$base" != narrow ] || name=narrow
-  system "$name, further" < <(further "$base" dense)
-  system "$name to omni" < <(further "$base" omni)
+  system "$name, further" < <(trainings "${base}_further" dense)
+  system "$name to omni" < <(trainings "${base}_further" omni)
   pairs+=(--pair "$name to omni" "$name, further")
 done
 sigmel compare "${systems[@]}" "${pairs[@]}" --step-time "exp/step_time_$size.json" --output "exp/comparison_$size" \

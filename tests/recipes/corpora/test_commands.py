@@ -43,12 +43,12 @@ def test_spell(number, words):
     assert commands.spell(number) == words
 
 
-@pytest.mark.parametrize(
-    ("day", "words"),
-    [(1, "first"), (12, "twelfth"), (20, "twentieth"), (22, "twenty second"), (30, "thirtieth"), (31, "thirty first")],
-)
-def test_spell_ordinal(day, words):
-    assert commands.spell_ordinal(day) == words
+def test_small_numbers_are_complete():
+    for rule, numbers in (("digit", range(10)), ("small", range(2, 13)), ("hour", range(1, 13))):
+        assert commands.RULES[rule] == [commands.spell(number) for number in numbers]
+    assert len(commands.RULES["ordinal"]) == 31
+    for day, words in ((1, "first"), (12, "twelfth"), (20, "twentieth"), (22, "twenty second"), (31, "thirty first")):
+        assert commands.RULES["ordinal"][day - 1] == words
 
 
 def test_speakers_of_sets_are_disjoint():

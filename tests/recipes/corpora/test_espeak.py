@@ -39,10 +39,9 @@ def test_variant_and_text_matter():
     assert len(synthesize("one two three", "en-us+m1")) > 1.5 * len(samples)
 
 
-def test_speed_pitch_and_volume():
+def test_speed_and_pitch():
     text = "a long sentence about nothing"
     assert len(synthesize(text, speed=100)) > 1.5 * len(synthesize(text, speed=250))
-    assert np.abs(synthesize(text, volume=20)).max() < 0.5 * np.abs(synthesize(text, volume=100)).max()
     low, high = (_pitch(synthesize("aaah", pitch=pitch, pitch_range=0)) for pitch in (10, 90))
     assert high > 1.3 * low
 
@@ -100,7 +99,7 @@ def test_unknown_voice(voice):
     assert len(synthesize("one"))  # and the next one works
 
 
-@pytest.mark.parametrize("setting", [{"speed": 10}, {"pitch": 101}, {"pitch_range": -1}, {"volume": 500}])
+@pytest.mark.parametrize("setting", [{"speed": 10}, {"pitch": 101}, {"pitch_range": -1}])
 def test_setting_out_of_range(setting):
     with pytest.raises(SigmelError, match=next(iter(setting))):
         synthesize("one", **setting)

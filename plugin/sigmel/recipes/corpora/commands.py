@@ -15,7 +15,7 @@ import numpy as np
 from sigmel.errors import SigmelError
 from sigmel.recipes.corpora.espeak import EspeakVoice, Spoken, variants
 
-# A rule is a list of phrases to choose from; `{rule}` stands for a phrase of another rule. Numbers follow below.
+# A rule is a list of phrases to choose from; `{rule}` stands for a phrase of another rule. Large numbers follow below.
 GRAMMAR = """
 # what is said; a kind of command is drawn as often as it stands here
 command = {light} | {light} | {device} | {device} | {climate} | {climate} | {media} | {media} | {volume} | {timer}
@@ -141,7 +141,7 @@ units = minutes | grams | inches | meters | cents | days
 larger_units = hours | pounds | miles | kilometers | dollars | months
 when = now | later | tonight | at {time} | at {time} | in {small} minutes | after dinner | before breakfast
 
-# dates and times
+# dates, times and small numbers
 weekday = monday | tuesday | wednesday | thursday | friday | saturday | sunday
 month = january | february | march | april | may | june | july | august | september | october | november | december
 day = today | tomorrow | tonight | on {weekday} | next {weekday} | this weekend | on {date} | {weekday} {part}
@@ -152,16 +152,21 @@ time = {hour} oclock | {hour} {half} | {hour} thirty | half past {hour} | quarte
 half = fifteen | thirty | forty five | twenty | ten | fifty
 minutes = five | ten | twenty | twenty five
 past = past | to
+ordinal = first | second | third | fourth | fifth | sixth | seventh | eighth | ninth | tenth | eleventh | twelfth
+    | thirteenth | fourteenth | fifteenth | sixteenth | seventeenth | eighteenth | nineteenth | twentieth
+    | twenty first | twenty second | twenty third | twenty fourth | twenty fifth | twenty sixth | twenty seventh
+    | twenty eighth | twenty ninth | thirtieth | thirty first
+hour = one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve
+digit = zero | one | two | three | four | five | six | seven | eight | nine
+small = two | three | four | five | six | seven | eight | nine | ten | eleven | twelve
 """
 
-_ONES, _TENS, _ORDINALS = map(
+_ONES, _TENS = map(
     str.split,
     (
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
         "seventeen eighteen nineteen",
         "twenty thirty forty fifty sixty seventy eighty ninety",
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
-        "fifteenth sixteenth seventeenth eighteenth nineteenth twentieth",
     ),
 )
 
@@ -177,21 +182,10 @@ def spell(number: int) -> str:
     return f"{_ONES[hundreds]} hundred" + (f" and {spell(rest)}" if rest else "")
 
 
-def spell_ordinal(number: int) -> str:
-    """A day of the month, 1 to 31, in words: 22 is "twenty second"."""
-    if number <= 20:
-        return _ORDINALS[number - 1]
-    return "thirtieth" if number == 30 else f"{_TENS[number // 10 - 2]} {_ORDINALS[number % 10 - 1]}"
-
-
 RULES: dict[str, list[str]] = {
     rule: [" ".join(phrase.split()) for phrase in phrases.split("|")]
     for rule, phrases in re.findall(r"^(\w+) = (.*(?:\n +.*)*)", GRAMMAR, re.MULTILINE)
 } | {
-    "ordinal": [spell_ordinal(number) for number in range(1, 32)],
-    "hour": [spell(number) for number in range(1, 13)],
-    "digit": [spell(number) for number in range(10)],
-    "small": [spell(number) for number in range(2, 13)],
     "number": [spell(number) for number in range(10, 100)],
     "hundreds": [spell(number) for number in range(100, 1000)],
 }

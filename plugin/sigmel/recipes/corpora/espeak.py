@@ -37,7 +37,7 @@ _EVENT_PHONEME = 7
 _POS_CHARACTER = 1
 _CHARS_UTF8 = 1
 _PHONEMES = 0x100
-_PARAMETERS = {"speed": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 100), "pitch_range": (4, 0, 100)}
+_PARAMETERS = {"speed": (1, 80, 450), "pitch": (3, 0, 100), "pitch_range": (4, 0, 100)}
 _STRESS = str.maketrans("", "", "ˈˌ")
 
 
@@ -86,7 +86,6 @@ class EspeakVoice:
         speed: words a minute, 80 to 450.
         pitch: 0 (low) to 100 (high).
         pitch_range: 0 (monotone) to 100.
-        volume: 0 to 200 percent.
         sample_rate: of the speech, in Hz.
 
     Raises:
@@ -101,14 +100,14 @@ class EspeakVoice:
         speed: int = 175,
         pitch: int = 50,
         pitch_range: int = 50,
-        volume: int = 100,
         sample_rate: int = SAMPLE_RATE,
     ) -> None:
-        _, plus, variant = voice.partition("+")
-        if plus and variant not in variants():  # eSpeak takes an unknown variant silently for none
-            raise _unknown(voice)
+        language, plus, variant = voice.partition("+")
+        if language not in languages() or (plus and variant not in variants()):
+            known = "a voice is a language such as 'en-us', alone or with a variant: 'en-us+f3'"
+            raise SigmelError(f"espeak: no voice {voice!r}; {known}")
         self.voice, self.sample_rate = voice, sample_rate
-        self._settings = {"speed": speed, "pitch": pitch, "pitch_range": pitch_range, "volume": volume}
+        self._settings = {"speed": speed, "pitch": pitch, "pitch_range": pitch_range}
         for name, value in self._settings.items():
             _, low, high = _PARAMETERS[name]
             if not low <= value <= high:
@@ -118,15 +117,6 @@ class EspeakVoice:
         if EspeakVoice._open:
             raise RuntimeError("espeak: another voice of this process is in use; leave its `with` block first")
         self._library = ctypes.CDLL(_loader().get_library_path())
-        EspeakVoice._open = True
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def _start(self) -> None:
         rate = self._library.espeak_Initialize(
             _AUDIO_OUTPUT_SYNCHRONOUS,
             0,
@@ -140,9 +130,11 @@ class EspeakVoice:
         self._callback = _CALLBACK(self._collect)  # kept: the library holds no more than a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
         if self._library.espeak_SetVoiceByName(self.voice.encode()) != 0:
-            raise _unknown(self.voice)
+            raise SigmelError(f"espeak: cannot load the voice {self.voice!r} from {_data_path()}")
         for name, value in self._settings.items():
             self._library.espeak_SetParameter(_PARAMETERS[name][0], int(value), 0)
+        EspeakVoice._open = True
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._library.espeak_Terminate()
@@ -210,12 +202,6 @@ def variants() -> tuple[str, ...]:
     """The speakers that any language can be given, such as `f3` and `grandpa`; sorted."""
     files = (_data_path() / "voices" / "!v").iterdir()
     return tuple(sorted(file.name for file in files if file.is_file() and file.name not in _UNREPEATABLE))
-
-
-def _unknown(voice: str) -> SigmelError:
-    return SigmelError(
-        f"espeak: no voice {voice!r}; a voice is a language such as 'en-us', alone or with a variant: 'en-us+f3'"
-    )
 
 
 def _loader() -> Any:
