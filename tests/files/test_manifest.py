@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from sigmel.errors import SigmelError
 from sigmel.files.manifest import (
-    ManifestError,
     Utterance,
     read_manifest,
     write_manifest,
@@ -45,7 +44,7 @@ def test_reading_is_lazy(tmp_path):
     path.write_text('{"audio_filepath": "a.wav", "duration": 2}\nbroken\n')
     reader = read_manifest(path)
     assert next(reader).id == "a"
-    with pytest.raises(ManifestError, match=r"m\.jsonl:2: not JSON"):
+    with pytest.raises(SigmelError, match=r"m\.jsonl:2: not JSON"):
         next(reader)
 
 
@@ -65,15 +64,15 @@ def test_reading_is_lazy(tmp_path):
 def test_bad_line_is_named(tmp_path, line, message):
     path = tmp_path / "m.jsonl"
     path.write_text(line)
-    with pytest.raises(ManifestError, match=rf"m\.jsonl:1: .*{message}"):
+    with pytest.raises(SigmelError, match=rf"m\.jsonl:1: .*{message}"):
         list(read_manifest(path))
 
 
 def test_missing_and_binary_manifests_are_named(tmp_path):
-    with pytest.raises(ManifestError, match=r"none\.jsonl: no such"):
+    with pytest.raises(SigmelError, match=r"none\.jsonl: no such"):
         list(read_manifest(tmp_path / "none.jsonl"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match=r"b\.jsonl: not a text"):
+    with pytest.raises(SigmelError, match=r"b\.jsonl: not a text"):
         list(read_manifest(tmp_path / "b.jsonl"))
 
 

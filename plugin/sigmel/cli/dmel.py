@@ -102,7 +102,7 @@ def _encode(args: argparse.Namespace) -> int:
     beyond = {path.name for path in args.output.glob("*.dmel")} - {shard.path.name for shard in shards}
     if beyond:
         raise SigmelError(f"{args.output}: holds {min(beyond)}, which is not of these recordings; choose another")
-    for _ in parallel_map(encode_shard, tokenizer.config, to_do, args.workers, "archives", args.dask):
+    for _ in parallel_map(encode_shard, tokenizer, to_do, args.workers, "archives", args.dask):
         pass
     print(_facts(archives_in(args.output)))
     skipped = sum(len(_skipped(shard)) for shard in shards)
@@ -131,11 +131,11 @@ def _skipped(shard: Shard) -> set[str]:
     return {utterance.id for utterance in read_manifest(shard.skipped)} if shard.skipped.exists() else set()
 
 
-def encode_shard(config: dict, shard: Shard) -> None:
+def encode_shard(tokenizer: DMelTokenizer, shard: Shard) -> None:
     """Write an archive, and beside it a list of the recordings that cannot be read."""
     torch.set_num_threads(1)  # each CPU has a process
-    tokenizer, skipped = DMelTokenizer(**config), []
-    with dmel_archive_writer(shard.path, config) as writer:
+    skipped = []
+    with dmel_archive_writer(shard.path, tokenizer.config) as writer:
         for utterance in shard.utterances:
             try:
                 samples, _ = read_audio(utterance.audio_filepath, tokenizer.sample_rate)

@@ -17,10 +17,6 @@ Row = dict[str, Any]  # a line of a manifest; of a list of utterances that were 
 _FIELDS = ("id", "audio_filepath", "duration", "text", "speaker")
 
 
-class ManifestError(SigmelError):
-    """A manifest that cannot be read; the message names the file and the line."""
-
-
 @dataclass(frozen=True)
 class Utterance:
     """One recording and its transcript.
@@ -85,7 +81,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
     """Yield the utterances of a manifest one by one; blank lines are passed over.
 
     Raises:
-        ManifestError: the file is missing, or a line is not a row of a manifest; the message says `file:line`.
+        SigmelError: the file is missing, or a line is not a row of a manifest; the message says `file:line`.
     """
     try:
         with open(path, encoding="utf-8") as lines:
@@ -93,20 +89,20 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Utterance]:
                 if line.strip():
                     yield _parse(line, f"{path}:{number}")
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such manifest") from error
+        raise SigmelError(f"{path}: no such manifest") from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not a text file in UTF-8: {error}") from error
+        raise SigmelError(f"{path}: not a text file in UTF-8: {error}") from error
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a manifest, with absolute paths of their audio.
 
     Raises:
-        ManifestError: see `read_manifest`; or the manifest holds no utterance.
+        SigmelError: see `read_manifest`; or the manifest holds no utterance.
     """
     rows = [utterance.within(Path(path).parent).to_row() for utterance in read_manifest(path)]
     if not rows:
-        raise ManifestError(f"{path}: holds no utterance")
+        raise SigmelError(f"{path}: holds no utterance")
     return rows
 
 
@@ -143,10 +139,10 @@ def _parse(line: str, where: str) -> Utterance:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not JSON: {error}") from error
+        raise SigmelError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ManifestError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
+        raise SigmelError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
     try:
         return Utterance.from_row(row)
     except SigmelError as error:
-        raise ManifestError(f"{where}: {error}") from error
+        raise SigmelError(f"{where}: {error}") from error

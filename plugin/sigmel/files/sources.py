@@ -7,7 +7,7 @@ from pathlib import Path
 
 import soundfile
 
-from sigmel.errors import SigmelError
+from sigmel.errors import SigmelError, reading
 from sigmel.files.manifest import Utterance, read_manifest
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".sph", ".opus"}
@@ -24,7 +24,9 @@ def read_source(source: Path) -> list[Utterance]:
         SigmelError: a source of another kind, without utterances, or with two utterances of one id.
     """
     if source.is_dir():
-        found = [_of_file(path, path.relative_to(source)) for path in sorted(source.rglob("*")) if _is_audio(path)]
+        files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        names = [file.relative_to(source).with_suffix("").as_posix() for file in files]
+        found = [Utterance(name, str(file.resolve()), 0.0) for name, file in zip(names, files, strict=True)]
     elif source.suffix == ".jsonl":
         found = [utterance.within(source.parent) for utterance in read_manifest(source)]
     elif source.suffix == ".scp":
@@ -41,19 +43,9 @@ def read_source(source: Path) -> list[Utterance]:
     return found
 
 
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _of_file(path: Path, name: Path) -> Utterance:
-    return Utterance(id=name.with_suffix("").as_posix(), audio_filepath=str(path.resolve()), duration=0.0)
-
-
 def _of_list(source: Path) -> Iterator[Utterance]:
-    try:
+    with reading(source, "a list in UTF-8"):
         lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SigmelError(f"{source}: cannot be read as text: {error}") from error
     for number, line in enumerate(lines, 1):
         utterance_id, _, path = line.strip().partition(" ")
         path = path.strip()

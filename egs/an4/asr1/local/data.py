@@ -45,20 +45,17 @@ DEV_EVERY = 10  # speakers
 
 
 class Recording(NamedTuple):
-    """One recorded utterance."""
+    """One recorded utterance, and the speed at which it is to be played."""
 
     id: str
     speaker: str
     text: str
     path: Path
+    speed: float = 1.0
 
-
-class Job(NamedTuple):
-    """One utterance to be made."""
-
-    id: str
-    recording: Recording
-    speed: float
+    def at(self, speed: float) -> Recording:
+        """The recording at another speed, under another id."""
+        return self if speed == 1.0 else self._replace(id=f"{self.id}-sp{speed:g}", speed=speed)
 
 
 def read_lists(folder: Path, name: str) -> list[Recording]:
@@ -134,20 +131,16 @@ def plan(options: argparse.Namespace) -> Plan:
     jobs = {}
     for name, recordings in split(**lists).items():
         speeds = options.speeds if name == "train" else [1.0]
-        jobs[name] = [
-            Job(recording.id if speed == 1.0 else f"{recording.id}-sp{speed:g}", recording, speed)
-            for recording in recordings
-            for speed in speeds
-        ]
+        jobs[name] = [recording.at(speed) for recording in recordings for speed in speeds]
     return Plan(jobs)
 
 
-def make(_: None, job: Job) -> Sound:
+def make(_: None, recording: Recording) -> Sound:
     """Read a recording and change its speed."""
-    samples, rate = read_audio(job.recording.path)
+    samples, rate = read_audio(recording.path)
     if rate != SAMPLE_RATE:
-        raise AudioError(f"{job.recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")
-    return Sound(change_speed(samples, job.speed), job.recording.text, job.recording.speaker)
+        raise AudioError(f"{recording.path}: {rate} Hz; AN4 has {SAMPLE_RATE}")
+    return Sound(change_speed(samples, recording.speed), recording.text, recording.speaker)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
