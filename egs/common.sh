@@ -55,8 +55,8 @@ read_options() {
   while [ $# -gt 0 ]; do
     case "$1" in
       -h | --help) usage; exit 0 ;;
-      --*=*) name=${1%%=*} value=${1#*=}; shift ;;
-      --*) [ $# -ge 2 ] || fail "$1 needs a value"; name=$1 value=$2; shift 2 ;;
+      --[a-z]*=*) name=${1%%=*} value=${1#*=}; shift ;;
+      --[a-z]*) [ $# -ge 2 ] || fail "$1 needs a value"; name=$1 value=$2; shift 2 ;;
       *) fail "unexpected argument: $1 (see --help)" ;;
     esac
     name=${name#--}
@@ -112,9 +112,9 @@ model_options() {
   setting python '' '.*'
   setting print '' '|data|exp|model'
   setting host nemo "$(hosts)"
-  setting size "$2" '.+'
+  setting size "$2" '[A-Za-z0-9_.-]+'
   setting routing "$3" 'dense|switch|omni|path:[1-9][0-9]*'
-  setting seed 1 '[0-9]+'
+  setting seed 1 '0|[1-9][0-9]*'
   [ -f "conf/$host/$size.yaml" ] ||
     fail "--size: '$size' has no conf/$host/$size.yaml; there are: $(cd "conf/$host" && echo *.yaml)"
   system=${host}_${size}_${routing/:/}_seed$seed

@@ -51,6 +51,15 @@ def test_folder_forgets_what_a_killed_run_left(tmp_path):
     assert not (tmp_path / "data.tmp").exists()
 
 
+def test_two_at_once_do_not_share_a_folder(tmp_path):
+    with atomic_dir(tmp_path / "data") as temporary:
+        (temporary / "first").write_text("x")
+        with pytest.raises(SigmelError, match="another process"), atomic_dir(tmp_path / "data"):
+            pass
+        (temporary / "last").write_text("x")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["first", "last"]
+
+
 def test_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(FileExistsError, match="data exists"), atomic_dir(tmp_path / "data"):

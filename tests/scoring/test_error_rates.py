@@ -99,7 +99,7 @@ def test_tags_are_all_that_a_row_says_beside_what_was_measured(decoded):
     assert row.keys() - MEASURED == {"test_set", "host", "speaker"}
 
 
-@pytest.mark.parametrize("tag", ["host", "wer=3"])
+@pytest.mark.parametrize("tag", ["host", "wer=3", "=x", "test_set=x"])
 def test_a_wrong_tag_is_refused(decoded, capsys, tag):
     assert main(["score", f"{decoded}/decode", "--output", f"{decoded}/score", "--tag", tag]) == 2
     assert f"--tag: '{tag}' is not of the form KEY=VALUE" in capsys.readouterr().err

@@ -77,13 +77,15 @@ def _tags(given: Sequence[str]) -> dict[str, Any]:
     """The tags of the rows.
 
     Raises:
-        SigmelError: a tag without a value, or named like a measurement.
+        SigmelError: a tag without a name or value, named like another field, or a seed that is not a number.
     """
     tags: dict[str, Any] = {}
     for tag in given:
         name, equals, value = tag.partition("=")
-        if not equals or name in MEASURED:
-            raise SigmelError(f"--tag: {tag!r} is not of the form KEY=VALUE, or the name of a measurement")
+        if not (name and equals) or name in MEASURED | {"test_set"}:
+            raise SigmelError(f"--tag: {tag!r} is not of the form KEY=VALUE, or a row has another field of this name")
+        if name == "seed" and not value.isdecimal():
+            raise SigmelError(f"--tag: {tag!r}: a seed is a whole number")
         tags[name] = int(value) if name == "seed" else value
     return tags
 

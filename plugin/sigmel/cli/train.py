@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sigmel.files.atomic import locked
 from sigmel.recipes import program
 
 
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a model."""
-    program(args.host, "train").run(args)
+    """Train a model, one process at a time in a folder."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    with locked(args.output, wait=False):
+        program(args.host, "train").run(args)
     return 0

@@ -49,13 +49,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a folder against other processes that lock it too, while a file in it is read, changed and written back."""
-    import fcntl  # not on Windows; only recipes lock, and recipes need bash
+def locked(folder: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
+    """Hold a folder against other processes that lock it too; Windows has no such locks.
 
+    Args:
+        folder: the folder.
+        wait: wait for a process that holds the folder. Default: True.
+
+    Raises:
+        SigmelError: a process holds the folder, and `wait` is False.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise SigmelError(f"{folder}: another process is at work there; wait until it ends, or stop it") from error
         yield
     finally:
         os.close(descriptor)
@@ -63,9 +77,9 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the empty folder `<path>.tmp` to fill; rename it to `path` on success, remove it on any error.
+    """Yield the empty folder `<path>.tmp` to fill, which is renamed to `path` on success and removed on any error.
 
-    What an earlier, killed run left in `<path>.tmp` is removed first.
+    A folder `<path>.tmp` of an earlier, killed run is emptied first.
 
     Args:
         path: the folder to build; it must not exist yet.
@@ -75,17 +89,20 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` exists.
-        SigmelError: the disk is full; the message names `path`.
+        SigmelError: another process is building the folder, or the disk is full; the message names `path`.
     """
     path = Path(path)
+    exists = FileExistsError(f"{path} exists already; remove it to build it again")
     if path.exists():
-        raise FileExistsError(f"{path} exists already; remove it to build it again")
+        raise exists
     temporary = path.with_name(path.name + ".tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    with _disk_full_is_clear(path):
+    temporary.mkdir(parents=True, exist_ok=True)
+    with _disk_full_is_clear(path), locked(temporary, wait=False):
+        if path.exists():  # another process has just made it
+            raise exists
         try:
-            temporary.mkdir(parents=True)
+            for left in temporary.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             yield temporary
             for file in temporary.iterdir():
                 _flush(file)
