@@ -26,7 +26,7 @@ from sigmel.features.vocoder import make_vocoder
 from sigmel.files.audio import read_audio
 from sigmel.files.resampling import resample
 from sigmel.files.sources import read_source
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least
 from sigmel.scoring.error_rates import error_rate
 
 HEAD = ["sound", "form", "hop, ms", "MCD, dB", "PESQ", "STOI", "WER, %"]

@@ -36,7 +36,7 @@ from sigmel.decoding.graph.tokens import ModelTokens
 from sigmel.decoding.search.graph_decoder import GraphDecoder
 from sigmel.errors import exit_status
 from sigmel.files.manifest import read_rows
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least
 
 WEIGHTS = ((1.0, 0.0), (0.5, 1.5))  # of the language model, and of a word: as it is, and as pyctcdecode has it
 WORD_ORDER, TOKEN_ORDER = 3, 4

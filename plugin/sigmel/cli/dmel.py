@@ -21,7 +21,7 @@ from sigmel.files.audio import AudioError, read_audio, write_wav
 from sigmel.files.manifest import Utterance, read_manifest, write_manifest, write_rows
 from sigmel.files.parallel import parallel_map
 from sigmel.files.sources import read_source
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least
 from sigmel.tokens.archive import DMelArchive, archives_in, dmel_archive_writer
 
 

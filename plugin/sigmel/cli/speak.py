@@ -7,8 +7,7 @@ from pathlib import Path
 
 from sigmel.checkpoints import host_of
 from sigmel.files.manifest import read_manifest
-from sigmel.recipes import program
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least, program
 from sigmel.recipes.synthesis import speak, write_spoken
 
 SAMPLING = ("temperature", "top_p", "max_frames")

@@ -17,8 +17,7 @@ from sigmel.files.atomic import atomic_dir
 from sigmel.files.batches import Row
 from sigmel.files.manifest import read_rows
 from sigmel.files.sources import read_source
-from sigmel.recipes import program
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least, program
 from sigmel.recipes.transcription import Transcriber, transcribe, transcribe_manifests
 
 

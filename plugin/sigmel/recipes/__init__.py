@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 
@@ -14,3 +16,14 @@ def program(host: str, name: str) -> ModuleType:
     """
     importlib.import_module(f"sigmel.hosts.{host}")  # which says so
     return importlib.import_module(f"sigmel.recipes.{host}.{name}")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of at least `least`."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+        return int(text)
+
+    return number

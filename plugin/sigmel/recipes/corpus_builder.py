@@ -15,7 +15,7 @@ from sigmel.files.atomic import atomic_dir
 from sigmel.files.audio import write_wav
 from sigmel.files.manifest import Row, Utterance, write_manifest, write_rows
 from sigmel.files.parallel import parallel_map
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least
 from sigmel.recipes.download import Archive
 
 

@@ -31,8 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmel.errors import exit_status
-from sigmel.recipes import augment
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least, augment
 from sigmel.recipes.corpora import commands
 from sigmel.recipes.corpora.espeak import EspeakVoice
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser

@@ -34,8 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
-from sigmel.recipes import augment
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least, augment
 from sigmel.recipes.corpora import fsdd
 from sigmel.recipes.corpora.espeak import EspeakVoice, english_voices, variants
 from sigmel.recipes.corpora.fsdd import SAMPLE_RATE, WORDS, Recording

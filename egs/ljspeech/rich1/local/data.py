@@ -23,7 +23,7 @@ import numpy as np
 
 from sigmel.errors import SigmelError, exit_status
 from sigmel.files.audio import AudioError, check_audio, read_audio
-from sigmel.recipes.arguments import at_least
+from sigmel.recipes import at_least
 from sigmel.recipes.corpus_builder import Plan, Sound, build_corpus, corpus_parser, source
 from sigmel.recipes.download import Archive
 

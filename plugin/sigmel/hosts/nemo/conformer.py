@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sigmel.errors import SigmelError
 from sigmel.flat_options import check_choice, flat_options, split_options
 from sigmel.hosts.nemo.attention import use_sigmoid_attention
-from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
+from sigmel.hosts.nemo.encoder import EncoderMixin
 from sigmel.layers.routed_feed_forward import route_layers, take_routing
 from sigmel.layers.routing import Routing
 from sigmel.models.upcycling import UPCYCLED

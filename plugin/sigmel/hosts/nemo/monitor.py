@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sigmel.errors import SigmelError
-from sigmel.hosts.nemo.encoder_mixin import EncoderMixin
+from sigmel.hosts.nemo.encoder import EncoderMixin
 from sigmel.routing_study.statistics import RoutingStatistics
 
 
