@@ -8,7 +8,10 @@
 
 # encode_dmel SET: make dMel tokens of a set. Archives appear one by one; the file `complete` says that all are there.
 encode_dmel() {
-  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1" --sample-rate "$rate" && touch "$data/dmel/$1/complete"
+  local status=0
+  sigmel dmel encode "$data/$1.jsonl" --output "$data/dmel/$1" --sample-rate "$rate" || status=$?
+  [ "$status" -gt 1 ] || touch "$data/dmel/$1/complete" # 1: but for recordings that the command has listed
+  return "$status"
 }
 
 make_tokens "${tokens[@]}"
