@@ -146,3 +146,14 @@ def test_what_is_no_results_file_is_named(tmp_path, text, message):
         read_results(path)
     with pytest.raises(SigmelError, match="no such file"):
         read_results(tmp_path / "absent.json")
+
+
+def test_a_row_that_is_given_twice_counts_once(tmp_path, capsys):
+    row = {"test_set": "test", "host": "nemo", "seed": 1, "wer": 2.0, "cer": 1.0, "words": 100}
+    row |= {"wer_low": 1.0, "wer_high": 3.0}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([row]))
+    assert main(["results", str(tmp_path / "a.json")]) == 0
+    once = capsys.readouterr().out
+    assert main(["results", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert capsys.readouterr().out == once

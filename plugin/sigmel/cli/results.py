@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sigmel.scoring.results import publish, read_results, summary_table
+from sigmel.scoring.results import merged, publish, read_results, summary_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table and publish it, if asked to."""
-    rows = [row for path in dict.fromkeys(args.results) for row in read_results(path)]
+    rows = merged(row for path in args.results for row in read_results(path))
     print(summary_table(rows))
     if args.publish:
         publish(rows, args.publish)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reference and len(files) != 1:
         raise SigmelError(f"--reference goes with one decoded file, not {len(files)}")
     tags, training = _tags(args.tag), _facts(args.train_facts)
-    results = []
+    results, made_with = [], environment()
     with atomic_dir(args.output) as folder:
         for file in files:
             rows = read_utterances(file, ["pred_text"] if args.reference else ["text", "pred_text"])
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             row |= {name: training.get(name) for name in ("params_total", "params_active")}
             row["training_seconds"] = training.get("seconds")
             row["rtfx"] = _facts(file.with_suffix(".timing.json")).get("rtfx")
-            results.append(row | {"environment": environment()})
+            results.append(row | {"environment": made_with})
             print(
                 f"{file.stem}: WER {row['wer']:.2f} % (95 %: {row['wer_low']:.2f} to {row['wer_high']:.2f}), "
                 f"CER {row['cer']:.2f} %, {words.total} words: {words.sub} sub, {words.delete} del, {words.insert} ins"

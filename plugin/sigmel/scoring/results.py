@@ -51,13 +51,19 @@ def read_results(path: Path) -> list[Row]:
     return rows
 
 
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order of their tags; of rows with the same tags, the last."""
+    return [group[-1] for group in _groups(rows)]
+
+
 def add_rows(path: Path, rows: Iterable[Row]) -> None:
     """Merge rows into a results file, atomically: a row replaces the row with the same tags."""
     with locked(path.parent):  # several systems may be scored at once
         old = read_results(path) if path.exists() else []
         with atomic_path(path) as temporary:
-            merged = [group[-1] for group in _groups([*old, *rows])]
-            temporary.write_text(json.dumps(merged, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(merged([*old, *rows]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
 
 def publish(rows: Sequence[Row], recipe: Path) -> None:
